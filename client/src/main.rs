@@ -1,0 +1,4 @@
+//! `vmctl`: drives the machines of a `vmd` daemon.
+#![forbid(unsafe_code)]
+
+fn main() {}

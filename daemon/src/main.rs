@@ -1,0 +1,4 @@
+//! `vmd`: hosts virtual machines.
+#![forbid(unsafe_code)]
+
+fn main() {}

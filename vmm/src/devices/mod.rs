@@ -1,0 +1,37 @@
+//! The device models, one a file, and what they are given: an interrupt line, a timer, and `Requests`.
+//!
+//! ```text
+//!   vCPU thread --- port I/O exit ---> PioDevice::{read, write} ---> IrqLine::set    (to the interrupt controllers)
+//!                                              |                \--> Timer::arm      (expiry comes back to the device)
+//!                                              +-------------------> Requests::raise (reset, suspend, shutdown, ...)
+//! ```
+//! A device never sees the machine, the daemon or another device. Every byte that a guest writes is hostile: a device
+//! keeps a bounded state whatever is written, and never fails.
+
+pub mod clock;
+pub mod timer;
+
+/// A device with registers in the port I/O space.
+pub trait PioDevice: Send {
+    /// Reads `data.len()` bytes (1, 2 or 4) of the registers at `offset` from the device's first port. All of them
+    /// belong to the device. Unassigned bits read as 0, unassigned registers as 0xff.
+    fn read(&mut self, offset: u16, data: &mut [u8]);
+
+    /// Writes 1, 2 or 4 bytes to the registers at `offset` from the device's first port.
+    fn write(&mut self, offset: u16, data: &[u8]);
+
+    /// Puts the device into its power-on state: system reset and wake-up from S3.
+    fn reset(&mut self);
+}
+
+/// A wire to the interrupt controllers.
+pub trait IrqLine: Send + Sync {
+    /// Drives the line high or low.
+    fn set(&self, high: bool);
+
+    /// One edge, for an edge-triggered interrupt.
+    fn pulse(&self) {
+        self.set(true);
+        self.set(false);
+    }
+}

@@ -1,0 +1,322 @@
+//! The pending set: the one door through which devices, vCPUs and commands reach the main loop (spec, section 3.1).
+//!
+//! ```text
+//!  device, vCPU thread ---+                          +--> take_*: one main-loop pass, in the spec's order
+//!  timer, command --------+--> raise --> pending ----+
+//!                                 |      (one slot a kind)
+//!                                 +----> events that are emitted at raise time, in order with all others
+//! ```
+//! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, so
+//! what is pending is bounded whatever a guest does.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    ActionChange, Actions, Emitted, Event, GuestPanicAction, IllegalTransition, PanicAction,
+    RebootAction, Refusal, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask,
+    WakeupReason, WatchdogAction,
+};
+
+/// Something that the main loop is asked to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A vCPU stopped at a breakpoint.
+    Debug,
+    /// The guest goes to S3. Dropped in `suspended`.
+    Suspend,
+    /// The guest goes to S4: emits SUSPEND_DISK, then as `Shutdown(GuestShutdown)`.
+    SuspendDisk,
+    /// Shut down. The latest cause wins.
+    Shutdown(ShutdownCause),
+    /// Reset, or shut down if the reboot action says so now. The latest cause wins.
+    Reset(ShutdownCause),
+    /// Wake from S3. Dropped outside `suspended`, and if the mask forbids the reason.
+    Wakeup(WakeupReason),
+    /// Press the power button.
+    Powerdown,
+    /// Stop with this state: what a vCPU, a timer or the block layer asks for. The latest state wins.
+    VmStop(RunState),
+    /// The guest reported a panic: emits GUEST_PANICKED, then acts on it.
+    GuestPanicked,
+    /// The guest panicked and handles it itself: emits GUEST_CRASHLOADED.
+    GuestCrashloaded,
+    /// The watchdog expired: emits WATCHDOG, then acts on it.
+    WatchdogExpired,
+}
+
+/// The pending requests of one machine, its run state and its actions. Clones share them.
+#[derive(Clone)]
+pub struct Requests {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pending: Mutex<Pending>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Invariant: `state` changes only by [`Requests::set_state`] and by the raise of a wake-up.
+struct Pending {
+    table: TransitionTable,
+    state: RunState,
+    actions: Actions,
+    wakeup_mask: WakeupMask,
+    debug: bool,
+    suspend: bool,
+    shutdown: Option<ShutdownCause>,
+    reset: Option<ShutdownCause>,
+    wakeup: Option<WakeupReason>,
+    powerdown: bool,
+    vmstop: Option<RunState>,
+    nmi: bool,
+    watchdog_poweroff: bool,
+    emitted: Vec<Emitted>,
+    dropped: u64,
+}
+
+impl Pending {
+    fn emit(&mut self, event: Event) {
+        let state = self.state;
+        self.emitted.push(Emitted { event, state });
+    }
+
+    fn raise(&mut self, request: Request) {
+        match request {
+            Request::Debug => self.debug = true,
+            Request::Suspend => self.suspend |= self.state != RunState::Suspended,
+            Request::SuspendDisk => {
+                self.emit(Event::SuspendDisk);
+                self.shutdown = Some(ShutdownCause::GuestShutdown);
+            }
+            Request::Shutdown(cause) => self.shutdown = Some(cause),
+            Request::Reset(cause) => {
+                // Decided now: a later change of the action does not alter what is pending.
+                let shuts_down = self.actions.reboot == RebootAction::Shutdown
+                    && cause != ShutdownCause::SubsystemReset;
+                let slot = if shuts_down {
+                    &mut self.shutdown
+                } else {
+                    &mut self.reset
+                };
+                *slot = Some(cause);
+            }
+            // A source without anyone to tell: the refusal is dropped with the request.
+            Request::Wakeup(reason) => drop(self.wake_up(reason)),
+            Request::Powerdown => self.powerdown = true,
+            Request::VmStop(state) => self.vmstop = Some(state),
+            Request::GuestPanicked => self.guest_panicked(),
+            Request::GuestCrashloaded => self.emit(Event::GuestCrashloaded),
+            Request::WatchdogExpired => self.watchdog_expired(),
+        }
+    }
+
+    /// Spec, section 7. The state is `running` from here on, so that a second wake-up is judged right.
+    fn wake_up(&mut self, reason: WakeupReason) -> Result<(), Refusal> {
+        if self.state != RunState::Suspended {
+            return Err(Refusal::NotSuspended);
+        }
+        if self.wakeup_mask.allows(reason) {
+            self.state = RunState::Running;
+            self.wakeup = Some(reason);
+        }
+        Ok(())
+    }
+
+    /// Spec, section 8, raised by a vCPU: the stop is deferred.
+    fn guest_panicked(&mut self) {
+        let action = match self.actions.panic {
+            PanicAction::None => GuestPanicAction::Run,
+            PanicAction::Pause => GuestPanicAction::Pause,
+            PanicAction::Shutdown if self.actions.shutdown == ShutdownAction::Pause => {
+                GuestPanicAction::Pause
+            }
+            PanicAction::Shutdown | PanicAction::ExitFailure => GuestPanicAction::Poweroff,
+        };
+        self.emit(Event::GuestPanicked(action));
+        if action != GuestPanicAction::Run {
+            self.vmstop = Some(RunState::GuestPanicked);
+        }
+        if action == GuestPanicAction::Poweroff {
+            self.shutdown = Some(ShutdownCause::GuestPanic);
+        }
+    }
+
+    /// Spec, section 9.
+    fn watchdog_expired(&mut self) {
+        let action = self.actions.watchdog;
+        self.emit(Event::Watchdog(action));
+        match action {
+            WatchdogAction::Reset => self.raise(Request::Reset(ShutdownCause::GuestReset)),
+            WatchdogAction::Shutdown => self.powerdown = true,
+            WatchdogAction::Poweroff => self.watchdog_poweroff = true,
+            WatchdogAction::Pause => self.vmstop = Some(RunState::Watchdog),
+            WatchdogAction::InjectNmi => self.nmi = true,
+            WatchdogAction::Debug | WatchdogAction::None => {}
+        }
+    }
+}
+
+/// The raising side.
+impl Requests {
+    /// An empty set. `wake` is called after each raise, from the raising thread, and must only wake the main loop.
+    pub fn new(
+        table: TransitionTable,
+        actions: Actions,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let pending = Pending {
+            table,
+            state: RunState::Prelaunch,
+            actions,
+            wakeup_mask: WakeupMask::default(),
+            debug: false,
+            suspend: false,
+            shutdown: None,
+            reset: None,
+            wakeup: None,
+            powerdown: false,
+            vmstop: None,
+            nmi: false,
+            watchdog_poweroff: false,
+            emitted: Vec::new(),
+            dropped: 0,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                pending: Mutex::new(pending),
+                wake: Box::new(wake),
+            }),
+        }
+    }
+
+    /// Asks the main loop to serve `request`. Any thread may call this.
+    pub fn raise(&self, request: Request) {
+        self.lock().raise(request);
+        (self.shared.wake)();
+    }
+
+    /// The run state now.
+    pub fn state(&self) -> RunState {
+        self.lock().state
+    }
+
+    /// The actions in force.
+    pub fn actions(&self) -> Actions {
+        self.lock().actions
+    }
+
+    /// Lets the ACPI enable bits decide what may wake the guest (spec, section 7).
+    pub fn set_wakeup_mask(&self, mask: WakeupMask) {
+        self.lock().wakeup_mask = mask;
+    }
+
+    /// Whether a vCPU that raised what is pending has to stop now rather than when the main loop pauses it: true for
+    /// a reset, a suspend and a deferred stop (spec, sections 3.1 and 4.1).
+    pub fn stops_vcpu(&self) -> bool {
+        let pending = self.lock();
+        pending.suspend || pending.reset.is_some() || pending.vmstop.is_some()
+    }
+
+    /// How many suspend and reset requests were dropped because the state no longer allowed them (spec, section 16).
+    pub fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// Takes the events emitted since the last call, in order.
+    pub fn take_events(&self) -> Vec<Emitted> {
+        std::mem::take(&mut self.lock().emitted)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // Every change leaves the set valid at once, so a panic elsewhere cannot have left it half changed.
+        self.shared
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The main loop's side.
+impl Requests {
+    pub(super) fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
+        let pending = self.lock();
+        let from = pending.state;
+        if from == to || pending.table.allows(from, to) {
+            Ok(())
+        } else {
+            Err(IllegalTransition { from, to })
+        }
+    }
+
+    /// Moves to `to`, or leaves everything as it is (spec, section 1.1).
+    pub(super) fn set_state(&self, to: RunState) -> Result<(), IllegalTransition> {
+        self.allows(to)?;
+        self.lock().state = to;
+        Ok(())
+    }
+
+    /// Emits `event`, which leaves the machine in the state it has now.
+    pub(super) fn emit(&self, event: Event) {
+        self.lock().emit(event);
+    }
+
+    /// Emits `event`, which takes the machine to `state` just after.
+    pub(super) fn emit_before(&self, event: Event, state: RunState) {
+        self.lock().emitted.push(Emitted { event, state });
+    }
+
+    pub(super) fn change_actions(&self, change: ActionChange) {
+        let mut pending = self.lock();
+        pending.actions = pending.actions.with(change);
+    }
+
+    /// As [`Request::Wakeup`], with the refusal told.
+    pub(super) fn wake_up(&self, reason: WakeupReason) -> Result<(), Refusal> {
+        self.lock().wake_up(reason)
+    }
+
+    pub(super) fn take_debug(&self) -> bool {
+        std::mem::take(&mut self.lock().debug)
+    }
+
+    pub(super) fn take_suspend(&self) -> bool {
+        std::mem::take(&mut self.lock().suspend)
+    }
+
+    pub(super) fn take_shutdown(&self) -> Option<ShutdownCause> {
+        self.lock().shutdown.take()
+    }
+
+    pub(super) fn take_reset(&self) -> Option<ShutdownCause> {
+        self.lock().reset.take()
+    }
+
+    /// The pending wake-up stays until [`Requests::clear_wakeup`]: its notifiers still see it.
+    pub(super) fn wakeup(&self) -> Option<WakeupReason> {
+        self.lock().wakeup
+    }
+
+    pub(super) fn clear_wakeup(&self) {
+        self.lock().wakeup = None;
+    }
+
+    pub(super) fn take_powerdown(&self) -> bool {
+        std::mem::take(&mut self.lock().powerdown)
+    }
+
+    pub(super) fn take_vmstop(&self) -> Option<RunState> {
+        self.lock().vmstop.take()
+    }
+
+    pub(super) fn take_nmi(&self) -> bool {
+        std::mem::take(&mut self.lock().nmi)
+    }
+
+    pub(super) fn watchdog_poweroff(&self) -> bool {
+        self.lock().watchdog_poweroff
+    }
+
+    pub(super) fn count_dropped(&self) {
+        self.lock().dropped += 1;
+    }
+}
