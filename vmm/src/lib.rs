@@ -12,3 +12,4 @@
 
 pub mod devices;
 pub mod runstate;
+pub mod probe;

@@ -1,0 +1,47 @@
+//! The probe guest: a 64 KiB real-mode firmware image of the project's own, assembled at compile time.
+//!
+//! It prints `!` each time it starts, after a wake-up too, then takes one letter at a time from the first serial port,
+//! echoes it, and acts on it. Idle, it halts until the serial interrupt.
+//!
+//! | letter | what the guest does |
+//! | --- | --- |
+//! | `R` `K` `N` `T` | resets: port 0xcf9, the keyboard controller, port 0x92, a triple fault |
+//! | `S` `4` `O` | sleeps: S3, S4, S5 |
+//! | `P` `C` `B` | pvpanic: panicked, crash-loaded, both bits |
+//! | `W` `w` | arms the watchdog for 2 s, disarms it |
+//! | `E` | enables the power button |
+//! | `A` | an RTC alarm every second, enabled to wake from S3 |
+//! | `I` | jumps to where there is no memory: an internal error of KVM |
+//!
+//! It is the guest of the tests, the benches and the demonstration, and of `vmctl create` without firmware.
+
+use std::{arch::global_asm, slice};
+
+global_asm!(include_str!("probe.s"), options(att_syntax));
+
+unsafe extern "C" {
+    static vmd_probe_start: u8;
+    static vmd_probe_end: u8;
+}
+
+/// The image: ends at the reset vector's 16 bytes, to be placed so that it ends at 4 GiB.
+pub fn image() -> &'static [u8] {
+    let start = &raw const vmd_probe_start;
+    let end = &raw const vmd_probe_end;
+    // SAFETY: both symbols bound one object in read-only data, written by `probe.s` and never changed; `end` is past
+    // its last byte, so the range is initialised, immutable and lives as long as the program.
+    unsafe { slice::from_raw_parts(start, end.addr() - start.addr()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn is_64_kib_and_ends_with_a_far_jump() {
+        let image = super::image();
+        assert_eq!(image.len(), 64 * 1024);
+        assert_eq!(image[0xfff0], 0xea, "the reset vector holds a far jump");
+        let target = u16::from_le_bytes([image[0xfff1], image[0xfff2]]);
+        let segment = u16::from_le_bytes([image[0xfff3], image[0xfff4]]);
+        assert_eq!((target, segment), (0, 0xf000));
+    }
+}
