@@ -11,5 +11,6 @@
 //! This crate knows nothing of gRPC or of other machines; the daemon owns one `MainLoop` per machine.
 
 pub mod devices;
+pub mod machine;
 pub mod runstate;
 pub mod probe;

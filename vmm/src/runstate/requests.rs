@@ -9,7 +9,10 @@
 //! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, so
 //! what is pending is bounded whatever a guest does.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
     ActionChange, Actions, Emitted, Event, GuestPanicAction, IllegalTransition, PanicAction,
@@ -52,6 +55,7 @@ pub struct Requests {
 
 struct Shared {
     pending: Mutex<Pending>,
+    raised: AtomicU64,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -192,7 +196,13 @@ impl Requests {
     /// Asks the main loop to serve `request`. Any thread may call this.
     pub fn raise(&self, request: Request) {
         self.lock().raise(request);
+        self.shared.raised.fetch_add(1, Ordering::Relaxed);
         (self.shared.wake)();
+    }
+
+    /// How many requests were raised so far.
+    pub fn raised(&self) -> u64 {
+        self.shared.raised.load(Ordering::Relaxed)
     }
 
     /// The run state now.

@@ -1,0 +1,151 @@
+//! The board: which devices a machine has, at which ports, on which lines.
+//!
+//! | ports | device | interrupt |
+//! | --- | --- | --- |
+//! | 0x060-0x064 | keyboard controller (reset only) | |
+//! | 0x070-0x071 | real-time clock and CMOS | 8 |
+//! | 0x092 | port 92 (reset) | |
+//! | 0x3f8-0x3ff | 16550, the console | 4 |
+//! | 0x441-0x443 | ib700 watchdog | |
+//! | 0x505 | pvpanic | |
+//! | 0x600-0x60b | ACPI PM1 event, control, PM timer | 9 (SCI) |
+//! | 0xcf8-0xcfb | reset control (0xcf9) | |
+//!
+//! The PICs (0x20, 0xa0, 0x4d0), the PIT (0x40, 0x61), the IOAPIC and the local APICs are KVM's own.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use kvm_ioctls::VmFd;
+
+use super::{
+    bus::PioBus,
+    irq::{GsiLine, RTC_GSI, SCI_GSI, SERIAL_GSI},
+};
+use crate::{
+    devices::{
+        PioDevice,
+        acpi_pm::AcpiPm,
+        clock::{VirtualClock, WallClock},
+        console::Console,
+        ib700::Ib700,
+        pvpanic::Pvpanic,
+        reset_ports::{KeyboardController, Port92, ResetControl},
+        rtc::Rtc,
+        serial::Serial16550,
+        timer::{TimedDevice, Timer, TimerId, Timers},
+    },
+    runstate::{Keep, Notifiers, Requests},
+};
+
+/// The devices of one machine.
+pub(super) struct Board {
+    pub(super) console: Arc<Console>,
+    pm: Arc<Mutex<AcpiPm>>,
+    rtc: Arc<Mutex<Rtc>>,
+    watchdog: Arc<Mutex<Ib700>>,
+    all: Vec<Arc<Mutex<dyn PioDevice>>>,
+}
+
+impl Board {
+    /// Makes the devices and puts them on a bus.
+    pub(super) fn new(
+        vm: &Arc<VmFd>,
+        requests: &Requests,
+        timers: &Arc<Timers>,
+        clock: &Arc<VirtualClock>,
+    ) -> (Self, PioBus) {
+        let line = |gsi| Box::new(GsiLine::new(vm.clone(), gsi));
+        let virtual_timer = |id| Timer::new(id, timers.clone(), clock.clone());
+
+        let console = Arc::new(Console::new());
+        let serial = Arc::new(Mutex::new(Serial16550::new(console.clone(), line(SERIAL_GSI))));
+        console.set_input_hook({
+            let serial = Arc::downgrade(&serial);
+            move || with(&serial, Serial16550::pump_input)
+        });
+        let pm = Arc::new(Mutex::new(AcpiPm::new(
+            requests.clone(),
+            virtual_timer(TimerId::PmTimer),
+            line(SCI_GSI),
+        )));
+        let rtc = Arc::new(Mutex::new(Rtc::new(
+            requests.clone(),
+            Timer::new(TimerId::Rtc, timers.clone(), Arc::new(WallClock)),
+            line(RTC_GSI),
+            {
+                let pm = Arc::downgrade(&pm);
+                Box::new(move || with(&pm, AcpiPm::rtc_alarm))
+            },
+        )));
+        let watchdog =
+            Arc::new(Mutex::new(Ib700::new(requests.clone(), virtual_timer(TimerId::Watchdog))));
+
+        let mut board = Self {
+            console,
+            pm: pm.clone(),
+            rtc: rtc.clone(),
+            watchdog: watchdog.clone(),
+            all: Vec::new(),
+        };
+        let mut bus = PioBus::default();
+        let mut plug = |first, last, device: Arc<Mutex<dyn PioDevice>>| {
+            board.all.push(device.clone());
+            bus.add(first, last, device);
+        };
+        plug(0x60, 0x64, Arc::new(Mutex::new(KeyboardController::new(requests.clone()))));
+        plug(0x70, 0x71, rtc);
+        plug(0x92, 0x92, Arc::new(Mutex::new(Port92::new(requests.clone()))));
+        plug(0x3f8, 0x3ff, serial);
+        plug(0x441, 0x443, watchdog);
+        plug(0x505, 0x505, Arc::new(Mutex::new(Pvpanic::new(requests.clone()))));
+        plug(0x600, 0x60b, pm);
+        plug(0xcf8, 0xcfb, Arc::new(Mutex::new(ResetControl::new(requests.clone()))));
+        (board, bus)
+    }
+
+    /// Puts every device into its power-on state.
+    pub(super) fn reset(&self) {
+        for device in &self.all {
+            lock(device).reset();
+        }
+    }
+
+    /// Tells the device of timer `id` that its deadline has come.
+    pub(super) fn expire(&self, id: TimerId) {
+        match id {
+            TimerId::Rtc => lock(&self.rtc).expire(),
+            TimerId::PmTimer => lock(&self.pm).expire(),
+            TimerId::Watchdog => lock(&self.watchdog).expire(),
+        }
+    }
+
+    /// Lets the devices that take part in ACPI know of power button, suspend and wake-up.
+    pub(super) fn attach(&self, notifiers: &mut Notifiers) {
+        let pm = self.pm.clone();
+        notifiers.powerdown.register(move |()| {
+            lock(&pm).power_button();
+            Keep::Yes
+        });
+        let rtc = self.rtc.clone();
+        notifiers.suspend.register(move |()| {
+            lock(&rtc).suspended();
+            Keep::Yes
+        });
+        let pm = self.pm.clone();
+        notifiers.wakeup.register(move |reason| {
+            lock(&pm).woken(*reason);
+            Keep::Yes
+        });
+    }
+}
+
+fn lock<D: ?Sized>(device: &Mutex<D>) -> MutexGuard<'_, D> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Devices refer to each other weakly: none keeps a machine's memory.
+fn with<D>(device: &Weak<Mutex<D>>, call: impl FnOnce(&mut D)) {
+    if let Some(device) = device.upgrade() {
+        call(&mut lock(&device));
+    }
+}

@@ -1,0 +1,218 @@
+//! The KVM machine: what the main loop's [`Machine`] is in reality. The only place that talks to KVM.
+//!
+//! ```text
+//!              MainLoop (its owner: one task)
+//!                 |  pause, resume, reset, wake up, NMI, timers
+//!                 v
+//!   KvmMachine -- Vcpu ---- thread in KVM_RUN --- exits ---> PioBus ---> devices (board.rs)
+//!        |           ^ jobs, kicks                              |
+//!        |                                    Requests::raise <-+-> GsiLine (irq.rs)
+//!        +-- Memory, ChipState, VirtualClock, Timers
+//! ```
+
+mod board;
+mod build;
+mod bus;
+mod clock;
+pub mod config;
+mod host;
+mod irq;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod vcpu;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kvm_ioctls::VmFd;
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
+
+pub use self::{
+    build::{BuildError, BuildStep},
+    config::{Firmware, MachineConfig},
+    host::{Host, HostError},
+};
+use self::{board::Board, irq::ChipState, memory::Memory, vcpu::Vcpu};
+use crate::{
+    devices::{
+        clock::{Clock, VirtualClock, WallClock},
+        console::Console,
+        timer::{TimerId, Timers},
+    },
+    runstate::{Machine, MainLoop, Notifiers, Requests},
+};
+
+/// How long a vCPU may take to obey. It leaves the guest within microseconds of the signal; only a host that is stuck
+/// takes longer.
+const OBEY: Duration = Duration::from_secs(30);
+
+/// One KVM virtual machine.
+///
+/// Dropping it joins the vCPU threads and closes the VM, which takes tens of milliseconds: not on a runtime's thread.
+pub struct KvmMachine {
+    // The order of fields is the order in which they go: threads first, then what they use, memory last.
+    vcpus: Vec<Vcpu>,
+    parked: Arc<Notify>,
+    board: Board,
+    timers: Arc<Timers>,
+    clock: Arc<VirtualClock>,
+    timers_held: bool,
+    chips: ChipState,
+    firmware: Firmware,
+    vm: Arc<VmFd>,
+    memory: Memory,
+}
+
+/// The machine did not do what it was told.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// A vCPU did not obey in time.
+    #[error("a vCPU did not obey within {} s", OBEY.as_secs())]
+    Stuck,
+    /// A vCPU's thread is gone.
+    #[error("the thread of a vCPU has ended")]
+    VcpuDied,
+    /// A KVM call failed.
+    #[error("KVM: {0}")]
+    Kvm(#[from] kvm_ioctls::Error),
+    /// The firmware could not be written again.
+    #[error(transparent)]
+    Firmware(#[from] BuildError),
+}
+
+impl KvmMachine {
+    /// A main loop that drives this machine, with the devices told of what concerns them.
+    pub fn into_main_loop(self, requests: Requests) -> MainLoop<Self> {
+        let mut notifiers = Notifiers::default();
+        self.board.attach(&mut notifiers);
+        let mut kvmclock = clock::kvmclock_handler(self.vm.clone());
+        let mut main_loop = MainLoop::new(requests, self);
+        main_loop.notifiers = notifiers;
+        main_loop.handlers.register(0, move |running, _| kvmclock(running));
+        main_loop
+    }
+
+    /// The first serial port's host side.
+    pub fn console(&self) -> &Arc<Console> {
+        &self.board.console
+    }
+
+    /// What makes the machine unusable, if anything: its owner gives it up.
+    pub fn failure(&self) -> Option<MachineError> {
+        self.vcpus.iter().any(Vcpu::is_dead).then_some(MachineError::VcpuDied)
+    }
+
+    /// When [`KvmMachine::run_timers`] has something to do next. Timers of the virtual clock are held while the vCPUs
+    /// are paused.
+    pub fn next_timer(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.deadlines()
+            .map(|(id, deadline)| deadline.saturating_sub(self.now_ns(id)))
+            .min()
+            .and_then(|rest| now.checked_add(Duration::from_nanos(rest)))
+    }
+
+    /// Calls the devices whose timers have come.
+    pub fn run_timers(&mut self) {
+        let due: Vec<_> = self
+            .deadlines()
+            .filter(|&(id, deadline)| deadline <= self.now_ns(id))
+            .map(|(id, _)| id)
+            .collect();
+        for id in due {
+            self.board.expire(id);
+        }
+    }
+
+    /// The timers that are armed and not held.
+    fn deadlines(&self) -> impl Iterator<Item = (TimerId, u64)> {
+        TimerId::ALL
+            .into_iter()
+            .filter(|id| !(id.is_virtual() && self.timers_held))
+            .filter_map(|id| Some((id, self.timers.deadline(id)?)))
+    }
+
+    fn now_ns(&self, id: TimerId) -> u64 {
+        if id.is_virtual() { self.clock.now_ns() } else { WallClock.now_ns() }
+    }
+
+    /// Waits until every vCPU is paused.
+    async fn all_parked(&self) -> Result<(), MachineError> {
+        loop {
+            // A vCPU that parks from here on leaves a permit.
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
+            if self.vcpus.iter().all(Vcpu::is_parked) {
+                return Ok(());
+            }
+            self.parked.notified().await;
+        }
+    }
+
+    /// Devices and vCPUs into their power-on state. The vCPUs are paused.
+    async fn power_on(&self) -> Result<(), MachineError> {
+        let jobs: Vec<_> = self.vcpus.iter().map(Vcpu::reset).collect();
+        self.board.reset();
+        self.chips.restore(&self.vm)?;
+        finish(jobs).await
+    }
+}
+
+/// Waits for what the vCPUs were told to do.
+async fn finish(
+    jobs: Vec<oneshot::Receiver<Result<(), kvm_ioctls::Error>>>,
+) -> Result<(), MachineError> {
+    for job in jobs {
+        timeout(OBEY, job)
+            .await
+            .map_err(|_| MachineError::Stuck)?
+            .map_err(|_| MachineError::VcpuDied)??;
+    }
+    Ok(())
+}
+
+impl Machine for KvmMachine {
+    type Error = MachineError;
+
+    async fn pause_vcpus(&mut self) -> Result<(), MachineError> {
+        self.timers_held = true;
+        self.vcpus.iter().for_each(Vcpu::pause);
+        timeout(OBEY, self.all_parked()).await.map_err(|_| MachineError::Stuck)?
+    }
+
+    fn resume_vcpus(&mut self) -> Result<(), MachineError> {
+        self.timers_held = false;
+        self.vcpus.iter().for_each(Vcpu::resume);
+        Ok(())
+    }
+
+    fn set_ticks(&mut self, enabled: bool) {
+        self.clock.set_ticks(enabled);
+    }
+
+    async fn reset(&mut self) -> Result<(), MachineError> {
+        self.power_on().await?;
+        Ok(self.memory.load_shadow(self.firmware.bytes())?)
+    }
+
+    async fn wake_up(&mut self) -> Result<(), MachineError> {
+        self.power_on().await
+    }
+
+    async fn inject_nmi(&mut self) -> Result<(), MachineError> {
+        finish(self.vcpus.iter().map(Vcpu::inject_nmi).collect()).await
+    }
+
+    async fn drain_and_flush(&mut self) -> Result<(), i32> {
+        // There are no disks yet.
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What a vCPU left the guest for, and what is done about it (spec, sections 6 and 10).
+
+use kvm_bindings::{
+    KVM_EXIT_IO_OUT, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    kvm_run,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use nix::libc;
+use tracing::{debug, error};
+
+use crate::{
+    machine::bus::PioBus,
+    runstate::{Request, Requests, RunState, ShutdownCause},
+};
+
+/// What came of one `KVM_RUN`.
+pub(super) enum Outcome {
+    /// An exit was handled. The next `KVM_RUN` completes it.
+    Handled,
+    /// As `Handled`, and a request was raised.
+    Raised,
+    /// The vCPU was kicked; nothing is left to complete.
+    Interrupted,
+    /// `KVM_RUN` itself failed; nothing is left to complete.
+    Failed,
+}
+
+/// Runs the guest until it leaves, once.
+pub(super) fn run_once(vcpu: &mut VcpuFd, bus: &PioBus, requests: &Requests) -> Outcome {
+    let raise = |request| {
+        requests.raise(request);
+        Outcome::Raised
+    };
+    match vcpu.run() {
+        Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
+            let before = requests.raised();
+            port_io(vcpu.get_kvm_run(), bus);
+            if requests.raised() == before { Outcome::Handled } else { Outcome::Raised }
+        }
+        // Nothing is mapped there: reads give ones, writes are lost.
+        Ok(VcpuExit::MmioRead(_, data)) => {
+            data.fill(0xff);
+            Outcome::Handled
+        }
+        Ok(VcpuExit::MmioWrite(..) | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Outcome::Handled,
+        Ok(VcpuExit::Intr) => Outcome::Interrupted,
+        // A triple fault.
+        Ok(VcpuExit::Shutdown) => raise(Request::Reset(ShutdownCause::GuestReset)),
+        Ok(VcpuExit::SystemEvent(kind, _)) => system_event(kind).map_or(Outcome::Handled, raise),
+        Ok(exit) => {
+            let exit = format!("{exit:?}");
+            internal_error(vcpu, &exit);
+            raise(Request::VmStop(RunState::InternalError))
+        }
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Outcome::Interrupted,
+        Err(error) => {
+            internal_error(vcpu, &format!("KVM_RUN: {error}"));
+            requests.raise(Request::VmStop(RunState::InternalError));
+            Outcome::Failed
+        }
+    }
+}
+
+/// KVM API, KVM_EXIT_SYSTEM_EVENT.
+fn system_event(kind: u32) -> Option<Request> {
+    match kind {
+        KVM_SYSTEM_EVENT_SHUTDOWN => Some(Request::Shutdown(ShutdownCause::GuestShutdown)),
+        KVM_SYSTEM_EVENT_RESET => Some(Request::Reset(ShutdownCause::GuestReset)),
+        KVM_SYSTEM_EVENT_CRASH => Some(Request::GuestPanicked),
+        _ => {
+            debug!(kind, "a system event that means nothing here");
+            None
+        }
+    }
+}
+
+/// Says where the guest stood: it cannot go on.
+fn internal_error(vcpu: &VcpuFd, what: &str) {
+    match (vcpu.get_regs(), vcpu.get_sregs()) {
+        (Ok(regs), Ok(sregs)) => error!(
+            what,
+            rip = format_args!("{:#x}", regs.rip),
+            rsp = format_args!("{:#x}", regs.rsp),
+            rax = format_args!("{:#x}", regs.rax),
+            rflags = format_args!("{:#x}", regs.rflags),
+            cs_base = format_args!("{:#x}", sregs.cs.base),
+            cr0 = format_args!("{:#x}", sregs.cr0),
+            cr3 = format_args!("{:#x}", sregs.cr3),
+            "the guest cannot go on"
+        ),
+        _ => error!(what, "the guest cannot go on; its registers cannot be read"),
+    }
+}
+
+/// Carries out a port I/O exit: `count` accesses of `size` bytes at one port (a string instruction has several).
+fn port_io(run: &mut kvm_run, bus: &PioBus) {
+    let (io, data) = io_data(run);
+    let size = usize::from(io.size).max(1);
+    for access in data.chunks_mut(size) {
+        if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+            bus.write(io.port, access);
+        } else {
+            bus.read(io.port, access);
+        }
+    }
+}
+
+/// The accesses of a port I/O exit and their data. The exit must be one of port I/O.
+fn io_data(run: &mut kvm_run) -> (kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_4, &mut [u8]) {
+    // SAFETY: every field of the union is plain data, so any of them may be read.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let len = usize::from(io.size) * io.count as usize;
+    // SAFETY: at a port I/O exit the kernel puts `len` bytes of data at `data_offset` from the start of `kvm_run`,
+    // within the mapping that `run` is the start of (KVM API, 5). The slice borrows `run`.
+    let data = unsafe {
+        let start = std::ptr::from_mut(run).cast::<u8>();
+        std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), len)
+    };
+    (io, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_events_become_requests() {
+        let shutdown = Request::Shutdown(ShutdownCause::GuestShutdown);
+        assert_eq!(system_event(KVM_SYSTEM_EVENT_SHUTDOWN), Some(shutdown));
+        let reset = Request::Reset(ShutdownCause::GuestReset);
+        assert_eq!(system_event(KVM_SYSTEM_EVENT_RESET), Some(reset));
+        assert_eq!(system_event(KVM_SYSTEM_EVENT_CRASH), Some(Request::GuestPanicked));
+        assert_eq!(system_event(77), None);
+    }
+}
