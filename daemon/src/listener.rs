@@ -1,0 +1,115 @@
+//! Unix sockets that belong to the daemon: made with mode 0600, and removed again.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt},
+            net::UnixStream as StdUnixStream,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::{
+    socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr},
+    stat::{Mode, fchmod},
+};
+use tokio::net::UnixListener;
+
+/// A listening Unix socket whose file goes with it.
+pub struct UnixSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of a socket: removed when this is dropped.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may have been removed by others.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl UnixSocket {
+    /// Listens at `path`, reachable by this user only. A socket that nobody listens at any more is replaced.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let address = UnixAddr::new(path)?;
+        let bind = || -> io::Result<OwnedFd> {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+            // The file gets the socket's mode at bind, so there is no moment at which others could connect.
+            fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)?;
+            Ok(socket)
+        };
+        let socket = match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                fs::remove_file(path)?;
+                bind()
+            }
+            other => other,
+        }?;
+        let file = SocketFile(path.to_owned());
+        socket::listen(&socket, Backlog::MAXCONN)?;
+        let listener = UnixListener::from_std(socket.into())?;
+        Ok(Self { listener, file })
+    }
+
+    /// The listener, and what removes the file.
+    pub fn into_parts(self) -> (UnixListener, SocketFile) {
+        (self.listener, self.file)
+    }
+}
+
+/// Makes the directory that `path` is in, for this user only, unless it exists.
+pub fn make_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` is a socket that nobody listens at.
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && StdUnixStream::connect(path).is_err_and(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn is_private_replaces_a_stale_one_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "the stale socket");
+
+        let socket = UnixSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = UnixSocket::bind(&path).map(drop).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AddrInUse, "somebody listens there");
+
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "precious").unwrap();
+        assert!(UnixSocket::bind(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,43 @@
+//! Closing machines off every caller's path: in parallel, but not all at once.
+//!
+//! Closing a VM waits for its threads and for the kernel's RCU, tens of milliseconds during which nothing else has to
+//! wait.
+
+use std::sync::Arc;
+
+use tokio::{sync::Semaphore, task};
+use tokio_util::task::TaskTracker;
+
+/// Machines closed at the same time.
+const PARALLEL: usize = 16;
+
+/// Closes what it is given.
+pub struct Reaper {
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Default for Reaper {
+    fn default() -> Self {
+        Self { permits: Arc::new(Semaphore::new(PARALLEL)), tasks: TaskTracker::new() }
+    }
+}
+
+impl Reaper {
+    /// Drops `machine` soon, on a thread where that may block.
+    pub fn close(&self, machine: impl Send + 'static) {
+        let permits = self.permits.clone();
+        self.tasks.spawn(async move {
+            // The semaphore is never closed; without a permit it is dropped all the same.
+            let _permit = permits.acquire_owned().await;
+            // A panic while dropping is that machine's alone.
+            let _ = task::spawn_blocking(move || drop(machine)).await;
+        });
+    }
+
+    /// Waits until everything is closed. Nothing may be given to it after this.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

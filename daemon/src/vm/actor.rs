@@ -1,0 +1,263 @@
+//! The actor: the one task that owns a machine.
+//!
+//! ```text
+//!   mailbox ----------+
+//!   pending requests -+--> command --> MainLoop::pass --> events --> log, status --> reply
+//!   timers -----------+                     |
+//!                                           +--> exit or failure: the machine goes to the reaper, the record stays
+//! ```
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
+use tracing::{Instrument, error, info, info_span};
+use vmd_proto::v1::{Event, event::Kind};
+use vmm::{
+    devices::console::Console,
+    runstate::{Command, CommandError, Failure, Flow, Refusal, RunState},
+};
+
+use super::{
+    End, EndKind, MAILBOX, Message, Record, Status, VmError, VmHandle, catch::catch_panic, live::Live,
+};
+use crate::{Daemon, convert};
+
+/// Owns one machine, from its creation until it is deleted.
+pub(super) struct Actor {
+    daemon: Arc<Daemon>,
+    record: Arc<Record>,
+    /// `None` once the machine has ended.
+    live: Option<Live>,
+    status: watch::Sender<Status>,
+    console: watch::Sender<Arc<Console>>,
+}
+
+/// What made the actor act.
+enum Wakeup {
+    Message(Message),
+    /// Nobody has a handle any more: the daemon is gone.
+    Orphaned,
+    /// Something is pending, or a timer's time has come.
+    Pending,
+}
+
+/// Why a machine's turn failed.
+enum TurnError {
+    Refused(Refusal),
+    Failed(String),
+}
+
+impl Actor {
+    /// Announces the machine and starts its actor.
+    pub(super) fn spawn(daemon: Arc<Daemon>, record: Arc<Record>, live: Live) -> VmHandle {
+        let (mailbox, messages) = mpsc::channel(MAILBOX);
+        let (status, status_seen) = watch::channel(Status::new(record.definition.actions));
+        let (console, console_seen) = watch::channel(live.console().clone());
+        let span = info_span!("vm", name = %record.name);
+        let actor =
+            Self { daemon: daemon.clone(), record: record.clone(), live: Some(live), status, console };
+        span.in_scope(|| actor.publish(Kind::Created(Default::default()), RunState::Prelaunch));
+        daemon.actors.spawn(actor.run(messages).instrument(span));
+        VmHandle { record, mailbox, status: status_seen, console: console_seen }
+    }
+
+    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        loop {
+            match self.wait(&mut mailbox).await {
+                Wakeup::Pending => {
+                    // Nobody waits for an answer; a failure has been published.
+                    let _ = self.turn(None).await;
+                }
+                Wakeup::Message(Message::Command { command, reply }) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.command(command).await);
+                }
+                Wakeup::Message(Message::Start { paused, reply }) => {
+                    let _ = reply.send(self.start(paused).await);
+                }
+                Wakeup::Message(Message::Delete { force, reply }) => {
+                    let deleted = self.delete(force).await;
+                    let gone = deleted.is_ok();
+                    let _ = reply.send(deleted);
+                    if gone {
+                        return;
+                    }
+                }
+                Wakeup::Orphaned => return,
+            }
+        }
+    }
+
+    async fn wait(&self, mailbox: &mut mpsc::Receiver<Message>) -> Wakeup {
+        let Some(live) = &self.live else {
+            return mailbox.recv().await.map_or(Wakeup::Orphaned, Wakeup::Message);
+        };
+        let timer = async {
+            match live.main_loop.machine().next_timer() {
+                Some(time) => sleep_until(time.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // What the guest did comes before what a client asks for next.
+            biased;
+            () = live.wake.notified() => Wakeup::Pending,
+            message = mailbox.recv() => message.map_or(Wakeup::Orphaned, Wakeup::Message),
+            () = timer => Wakeup::Pending,
+        }
+    }
+
+    /// Has the main loop serve a command; the answer is the status after it.
+    async fn command(&mut self, command: Command) -> Result<Status, VmError> {
+        if self.live.is_none() {
+            return match command {
+                // Harmless if repeated.
+                Command::Quit | Command::Kill => Ok(self.status()),
+                _ => Err(VmError::Ended),
+            };
+        }
+        match self.turn(Some(command)).await {
+            Ok(()) => Ok(self.status()),
+            Err(TurnError::Refused(refusal)) => Err(refusal.into()),
+            Err(TurnError::Failed(why)) => Err(VmError::Failed(why)),
+        }
+    }
+
+    /// One turn: the timers that have come, the command, a pass of the main loop, and what came of them.
+    async fn turn(&mut self, command: Option<Command>) -> Result<(), TurnError> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let turned = catch_panic(turn(live, command)).await;
+        for emitted in live.requests.take_events() {
+            self.publish(convert::event_kind(emitted.event), emitted.state);
+        }
+        let (refused, flow) = match turned {
+            Ok(Ok(turned)) => turned,
+            Ok(Err(failure)) => return Err(self.fail(chain(&failure))),
+            Err(panic) => return Err(self.fail(panic)),
+        };
+        match flow {
+            Flow::Continue => self.refresh(),
+            Flow::Exit(exit) => self.end(exit.into()),
+        }
+        refused.map_or(Ok(()), |refusal| Err(TurnError::Refused(refusal)))
+    }
+
+    async fn start(&mut self, paused: bool) -> Result<Status, VmError> {
+        if self.live.is_some() {
+            return Err(VmError::NotEnded);
+        }
+        if self.daemon.is_ending() {
+            return Err(super::CreateError::ShuttingDown.into());
+        }
+        let definition = &self.record.definition;
+        let live = Live::build(self.daemon.host.clone(), &self.record.name, definition, None).await?;
+        self.console.send_replace(live.console().clone());
+        self.live = Some(live);
+        self.status.send_modify(|status| {
+            status.end = None;
+            status.actions = definition.actions;
+        });
+        self.publish(Kind::Started(Default::default()), RunState::Prelaunch);
+        if paused { Ok(self.status()) } else { self.command(Command::Cont).await }
+    }
+
+    async fn delete(&mut self, force: bool) -> Result<Status, VmError> {
+        if self.live.is_some() && !force {
+            return Err(VmError::NotEnded);
+        }
+        // A machine that fails to quit has ended all the same.
+        let _ = self.command(Command::Quit).await;
+        self.publish(Kind::Deleted(Default::default()), self.status().state);
+        self.daemon.registry.remove(&self.record.name, &self.record.id);
+        Ok(self.status())
+    }
+
+    /// Gives the machine up.
+    fn fail(&mut self, why: String) -> TurnError {
+        error!(why, "the machine has failed");
+        self.end(EndKind::Failed(why.clone()));
+        TurnError::Failed(why)
+    }
+
+    /// The machine has ended: everything of it goes, but for the record.
+    fn end(&mut self, kind: EndKind) {
+        let Some(live) = self.live.take() else { return };
+        let state = live.requests.state();
+        let end = End { kind, time: SystemTime::now() };
+        let ended = vmd_proto::v1::event::Ended { end: Some(convert::end(&end)) };
+        self.status.send_modify(|status| status.end = Some(end));
+        self.publish(Kind::Ended(ended), state);
+        self.daemon.reaper.close(live.close());
+    }
+
+    /// Puts an event into the log. The status after it is in place before anybody sees it.
+    fn publish(&self, kind: Kind, state: RunState) {
+        let vm_seq = self.status.borrow().vm_seq + 1;
+        let event = Event {
+            seq: 0,
+            vm_seq,
+            time: Some(SystemTime::now().into()),
+            vm_id: self.record.id.clone(),
+            vm_name: self.record.name.clone(),
+            state: convert::run_state(state).into(),
+            kind: Some(kind),
+        };
+        let name = event.kind.as_ref().map_or("", vmctl::names::event_name);
+        let seq = self.daemon.events.append(event, |seq| {
+            self.status.send_modify(|status| {
+                status.seq = seq;
+                status.vm_seq = vm_seq;
+                status.state = state;
+            });
+        });
+        info!(seq, %state, "{name}");
+    }
+
+    /// Shows what changed without an event.
+    fn refresh(&self) {
+        let Some(live) = &self.live else { return };
+        let (state, actions) = (live.requests.state(), live.requests.actions());
+        self.status.send_if_modified(|status| {
+            let changed = (status.state, status.actions) != (state, actions);
+            (status.state, status.actions) = (state, actions);
+            changed
+        });
+    }
+
+    fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+}
+
+async fn turn(
+    live: &mut Live,
+    command: Option<Command>,
+) -> Result<(Option<Refusal>, Flow), Failure> {
+    if let Some(failure) = live.main_loop.machine().failure() {
+        return Err(Failure::Machine { action: "run the vCPUs", source: Box::new(failure) });
+    }
+    live.main_loop.machine_mut().run_timers();
+    let mut refused = None;
+    if let Some(command) = command {
+        match live.main_loop.command(command).await {
+            Ok(()) => {}
+            Err(CommandError::Refused(refusal)) => refused = Some(refusal),
+            Err(CommandError::Failed(failure)) => return Err(failure),
+        }
+    }
+    Ok((refused, live.main_loop.pass().await?))
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,127 @@
+//! One machine of the daemon: its record, the actor that owns it, and the handle that everybody else has.
+//!
+//! ```text
+//!   service --> VmHandle -- mailbox --> actor --> MainLoop<KvmMachine>
+//!                  |                      |
+//!                  +--- status <----------+--> event log
+//! ```
+//! The mailbox and the pending set are the only doors to a machine. Its status can be read at any time, without
+//! waiting for the actor.
+
+mod actor;
+mod catch;
+mod create;
+mod definition;
+mod live;
+mod serial_socket;
+mod status;
+
+use std::{sync::Arc, time::SystemTime};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use vmm::{devices::console::Console, runstate::Command};
+
+pub use self::{
+    create::{CreateError, CreateStep, create},
+    definition::{Definition, FirmwareError},
+    serial_socket::SerialSocketError,
+    status::{End, EndKind, Status},
+};
+
+/// Commands that wait for one machine's main loop. Callers beyond them wait for a place.
+const MAILBOX: usize = 64;
+
+/// What does not change in a machine's life.
+#[derive(Debug)]
+pub struct Record {
+    /// Unique for all time.
+    pub id: String,
+    /// Unique at any time.
+    pub name: String,
+    /// What the machine is built from.
+    pub definition: Definition,
+    /// When it was created.
+    pub created: SystemTime,
+}
+
+/// What the rest of the daemon has of a machine.
+pub struct VmHandle {
+    /// Which machine it is.
+    pub record: Arc<Record>,
+    mailbox: mpsc::Sender<Message>,
+    status: watch::Receiver<Status>,
+    /// Another each time the machine is started again.
+    console: watch::Receiver<Arc<Console>>,
+}
+
+/// What the actor is asked to do.
+enum Message {
+    Command { command: Command, reply: Reply },
+    Start { paused: bool, reply: Reply },
+    Delete { force: bool, reply: Reply },
+}
+
+type Reply = oneshot::Sender<Result<Status, VmError>>;
+
+/// Why a machine did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum VmError {
+    /// There is no such machine any more.
+    #[error("there is no such machine")]
+    Gone,
+    /// Only a live machine can do that.
+    #[error("the machine has ended; start it again or delete it")]
+    Ended,
+    /// Only a machine that has ended can do that.
+    #[error("the machine has not ended; quit it first")]
+    NotEnded,
+    /// QEMU's rules forbid it in this state.
+    #[error(transparent)]
+    Refused(#[from] vmm::runstate::Refusal),
+    /// The machine has failed, by this or before.
+    #[error("the machine has failed: {0}")]
+    Failed(String),
+    /// It could not be built.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+}
+
+impl VmHandle {
+    /// The machine's status now. Never waits.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the machine has ended.
+    pub async fn ended(&self) {
+        // The actor gone means the same.
+        let _ = self.status.clone().wait_for(|status| status.end.is_some()).await;
+    }
+
+    /// The host side of its first serial port.
+    pub fn console(&self) -> Arc<Console> {
+        self.console.borrow().clone()
+    }
+
+    /// Has the main loop serve `command`; returns the status after it.
+    pub async fn command(&self, command: Command) -> Result<Status, VmError> {
+        self.ask(|reply| Message::Command { command, reply }).await
+    }
+
+    /// Builds the machine, which has ended, anew.
+    pub async fn start(&self, paused: bool) -> Result<Status, VmError> {
+        self.ask(|reply| Message::Start { paused, reply }).await
+    }
+
+    /// Forgets the machine, which has ended or is quit first if `force`. Its name is free when this returns.
+    pub async fn delete(&self, force: bool) -> Result<Status, VmError> {
+        self.ask(|reply| Message::Delete { force, reply }).await
+    }
+
+    async fn ask(&self, message: impl FnOnce(Reply) -> Message) -> Result<Status, VmError> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(message(reply)).await.map_err(|_| VmError::Gone)?;
+        answer.await.map_err(|_| VmError::Gone)?
+    }
+}
