@@ -43,7 +43,7 @@ impl<M: Machine> MainLoop<M> {
             Command::SystemReset => {
                 // With reboot action `shutdown` no reset will happen, and a shutdown is legal anywhere.
                 if self.requests.actions().reboot == RebootAction::Reset {
-                    self.check_reset().map_err(Refusal::from)?;
+                    self.requests.check_reset().map_err(Refusal::from)?;
                 }
                 self.requests
                     .raise(Request::Reset(ShutdownCause::HostQmpSystemReset));

@@ -10,8 +10,8 @@
 //! [`Failure`].
 
 use super::{
-    ActionChange, ChangeHandlers, Event, Failure, IllegalTransition, Machine, Notifiers,
-    PanicAction, Requests, RunState, ShutdownAction, ShutdownCause, WakeupReason,
+    ActionChange, ChangeHandlers, Event, Failure, Machine, Notifiers, PanicAction, Requests,
+    RunState, ShutdownAction, ShutdownCause, WakeupReason,
 };
 
 /// Whether the machine goes on after a pass.
@@ -127,8 +127,8 @@ impl<M: Machine> MainLoop<M> {
         }
         self.pause().await?;
         self.notifiers.suspend.notify(&());
-        self.requests.set_state(RunState::Suspended)?;
-        self.requests.emit(Event::Suspend);
+        self.requests
+            .set_state_and_emit(RunState::Suspended, Event::Suspend)?;
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl<M: Machine> MainLoop<M> {
     }
 
     async fn serve_reset(&mut self, cause: ShutdownCause) -> Result<(), Failure> {
-        if self.check_reset().is_err() {
+        if self.requests.check_reset().is_err() {
             self.requests.count_dropped();
             return Ok(());
         }
@@ -163,27 +163,9 @@ impl<M: Machine> MainLoop<M> {
             .reset()
             .await
             .map_err(failed("reset the machine"))?;
-        // Only now: the state may have changed while the vCPUs were being paused.
-        let state = self.requests.state();
-        let after = if state.survives_reset() {
-            state
-        } else {
-            RunState::Prelaunch
-        };
-        if cause.reset_is_reported() {
-            self.requests.emit_before(Event::Reset(cause), after);
-        }
-        self.resume_if_running()?;
-        self.requests.set_state(after)?;
-        Ok(())
-    }
-
-    /// Whether a reset leads from the present state to a legal one (spec, section 16, cases 2 and 3).
-    pub(super) fn check_reset(&self) -> Result<(), IllegalTransition> {
-        if self.requests.state().survives_reset() {
-            return Ok(());
-        }
-        self.requests.allows(RunState::Prelaunch)
+        // The state may have changed while the vCPUs were being paused; what counts is the one now.
+        self.requests.finish_reset(cause)?;
+        self.resume_if_running()
     }
 
     async fn serve_wakeup(&mut self, reason: WakeupReason) -> Result<(), Failure> {
@@ -234,10 +216,9 @@ impl<M: Machine> MainLoop<M> {
             }
             return Ok(());
         }
-        self.requests.allows(RunState::Running)?;
-        self.requests.emit_before(Event::Resume, RunState::Running);
+        self.requests
+            .set_state_and_emit(RunState::Running, Event::Resume)?;
         self.machine.set_ticks(true);
-        self.requests.set_state(RunState::Running)?;
         self.handlers.notify(true, RunState::Running);
         self.resume_if_running()
     }

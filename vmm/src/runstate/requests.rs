@@ -55,7 +55,8 @@ struct Shared {
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-/// Invariant: `state` changes only by [`Requests::set_state`] and by the raise of a wake-up.
+/// Invariant: only the main loop changes `state`, in steps that check the table under the lock, with one exception:
+/// any thread's raise of a wake-up moves `suspended` to `running`.
 struct Pending {
     table: TransitionTable,
     state: RunState,
@@ -75,6 +76,30 @@ struct Pending {
 }
 
 impl Pending {
+    fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
+        let from = self.state;
+        if from == to || self.table.allows(from, to) {
+            Ok(())
+        } else {
+            Err(IllegalTransition { from, to })
+        }
+    }
+
+    fn set_state(&mut self, to: RunState) -> Result<(), IllegalTransition> {
+        self.allows(to)?;
+        self.state = to;
+        Ok(())
+    }
+
+    /// The state after a reset (spec, section 6).
+    fn after_reset(&self) -> Result<RunState, IllegalTransition> {
+        if self.state.survives_reset() {
+            return Ok(self.state);
+        }
+        self.allows(RunState::Prelaunch)?;
+        Ok(RunState::Prelaunch)
+    }
+
     fn emit(&mut self, event: Event) {
         let state = self.state;
         self.emitted.push(Emitted { event, state });
@@ -239,30 +264,45 @@ impl Requests {
 /// The main loop's side.
 impl Requests {
     pub(super) fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
-        let pending = self.lock();
-        let from = pending.state;
-        if from == to || pending.table.allows(from, to) {
-            Ok(())
-        } else {
-            Err(IllegalTransition { from, to })
-        }
+        self.lock().allows(to)
+    }
+
+    /// Whether a reset leads to a legal state (spec, section 16, cases 2 and 3).
+    pub(super) fn check_reset(&self) -> Result<(), IllegalTransition> {
+        self.lock().after_reset().map(drop)
     }
 
     /// Moves to `to`, or leaves everything as it is (spec, section 1.1).
     pub(super) fn set_state(&self, to: RunState) -> Result<(), IllegalTransition> {
-        self.allows(to)?;
-        self.lock().state = to;
+        self.lock().set_state(to)
+    }
+
+    /// Moves to `to` and emits `event`, in one step: no other thread's raise comes between.
+    pub(super) fn set_state_and_emit(
+        &self,
+        to: RunState,
+        event: Event,
+    ) -> Result<(), IllegalTransition> {
+        let mut pending = self.lock();
+        pending.set_state(to)?;
+        pending.emit(event);
+        Ok(())
+    }
+
+    /// Ends a reset: moves to the state after it and emits RESET unless `cause` is silent. In one step: a wake-up
+    /// raised by another thread either came before, and the machine runs, or finds it in `prelaunch`.
+    pub(super) fn finish_reset(&self, cause: ShutdownCause) -> Result<(), IllegalTransition> {
+        let mut pending = self.lock();
+        pending.state = pending.after_reset()?;
+        if cause.reset_is_reported() {
+            pending.emit(Event::Reset(cause));
+        }
         Ok(())
     }
 
     /// Emits `event`, which leaves the machine in the state it has now.
     pub(super) fn emit(&self, event: Event) {
         self.lock().emit(event);
-    }
-
-    /// Emits `event`, which takes the machine to `state` just after.
-    pub(super) fn emit_before(&self, event: Event, state: RunState) {
-        self.lock().emitted.push(Emitted { event, state });
     }
 
     pub(super) fn change_actions(&self, change: ActionChange) {
