@@ -32,6 +32,10 @@ impl<M: Machine> MainLoop<M> {
     /// Carries `command` out as far as its handler goes; the following pass serves what it raised. Both refusals and
     /// successes leave the reply to the caller, to be sent after that pass (spec, section 3.3).
     pub async fn command(&mut self, command: Command) -> Result<(), CommandError> {
+        if self.requests.ended() {
+            // The watchdog ended the machine; the following pass says so.
+            return Ok(());
+        }
         let state = self.requests.state();
         match command {
             Command::Stop if state == RunState::InMigrate => self.autostart = false,

@@ -82,8 +82,8 @@ impl<M: Machine> MainLoop<M> {
 
     /// Serves what is pending, once, in the spec's order. After [`Flow::Exit`] there must be no other pass.
     pub async fn pass(&mut self) -> Result<Flow, Failure> {
-        if self.requests.watchdog_poweroff() {
-            // The spec's second way out: no SHUTDOWN, the run state stays.
+        if self.requests.ended() {
+            // The watchdog's poweroff, the spec's second way out: no SHUTDOWN, the run state stays.
             self.pause().await?;
             self.notifiers.exit.notify(&());
             return Ok(Flow::Exit(Exit::Watchdog));
@@ -140,6 +140,7 @@ impl<M: Machine> MainLoop<M> {
             self.stop(RunState::Shutdown).await?;
             return Ok(Flow::Continue);
         }
+        self.requests.end();
         // The stop at the end of a machine: no STOP, and a failed flush changes nothing.
         self.halt(RunState::Shutdown).await?;
         self.pause().await?;

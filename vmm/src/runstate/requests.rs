@@ -70,7 +70,8 @@ struct Pending {
     powerdown: bool,
     vmstop: Option<RunState>,
     nmi: bool,
-    watchdog_poweroff: bool,
+    /// The machine has ended: no event follows, and nothing wakes it.
+    ended: bool,
     emitted: Vec<Emitted>,
     dropped: u64,
 }
@@ -101,8 +102,10 @@ impl Pending {
     }
 
     fn emit(&mut self, event: Event) {
-        let state = self.state;
-        self.emitted.push(Emitted { event, state });
+        if !self.ended {
+            let state = self.state;
+            self.emitted.push(Emitted { event, state });
+        }
     }
 
     fn raise(&mut self, request: Request) {
@@ -137,7 +140,7 @@ impl Pending {
 
     /// Spec, section 7. The state is `running` from here on, so that a second wake-up is judged right.
     fn wake_up(&mut self, reason: WakeupReason) -> Result<(), Refusal> {
-        if self.state != RunState::Suspended {
+        if self.ended || self.state != RunState::Suspended {
             return Err(Refusal::NotSuspended);
         }
         if self.wakeup_mask.allows(reason) {
@@ -173,7 +176,7 @@ impl Pending {
         match action {
             WatchdogAction::Reset => self.raise(Request::Reset(ShutdownCause::GuestReset)),
             WatchdogAction::Shutdown => self.powerdown = true,
-            WatchdogAction::Poweroff => self.watchdog_poweroff = true,
+            WatchdogAction::Poweroff => self.ended = true,
             WatchdogAction::Pause => self.vmstop = Some(RunState::Watchdog),
             WatchdogAction::InjectNmi => self.nmi = true,
             WatchdogAction::Debug | WatchdogAction::None => {}
@@ -202,7 +205,7 @@ impl Requests {
             powerdown: false,
             vmstop: None,
             nmi: false,
-            watchdog_poweroff: false,
+            ended: false,
             emitted: Vec::new(),
             dropped: 0,
         };
@@ -352,8 +355,13 @@ impl Requests {
         std::mem::take(&mut self.lock().nmi)
     }
 
-    pub(super) fn watchdog_poweroff(&self) -> bool {
-        self.lock().watchdog_poweroff
+    pub(super) fn ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Nothing follows the SHUTDOWN just emitted (spec, section 11).
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
     }
 
     pub(super) fn count_dropped(&self) {
