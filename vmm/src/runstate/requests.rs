@@ -239,10 +239,15 @@ impl Requests {
     }
 
     /// Whether a vCPU that raised what is pending has to stop now rather than when the main loop pauses it: true for
-    /// a reset, a suspend and a deferred stop (spec, sections 3.1 and 4.1).
+    /// a breakpoint, a suspend, a reset (also one that became a shutdown) and a deferred stop (spec, sections 3.1
+    /// and 4.1).
     pub fn stops_vcpu(&self) -> bool {
         let pending = self.lock();
-        pending.suspend || pending.reset.is_some() || pending.vmstop.is_some()
+        pending.debug
+            || pending.suspend
+            || pending.reset.is_some()
+            || pending.shutdown == Some(ShutdownCause::GuestReset)
+            || pending.vmstop.is_some()
     }
 
     /// How many suspend and reset requests were dropped because the state no longer allowed them (spec, section 16).
