@@ -48,7 +48,7 @@ pub struct MainLoop<M> {
     pub notifiers: Notifiers,
     /// Whether an incoming migration starts the guest at its end; `stop` and `cont` set it in `inmigrate`.
     pub(super) autostart: bool,
-    /// Whether `system_wakeup` is offered: set once the machine has ACPI PM1 control.
+    /// Gates the command only, not the wake-ups that hardware raises.
     pub(super) wakeup_supported: bool,
 }
 
@@ -73,6 +73,21 @@ impl<M: Machine> MainLoop<M> {
     /// The machine that is driven, for timers and devices. Its vCPUs are the main loop's alone.
     pub fn machine_mut(&mut self) -> &mut M {
         &mut self.machine
+    }
+
+    /// Whether `system_wakeup` is offered; at first it is.
+    pub fn wakeup_supported(&self) -> bool {
+        self.wakeup_supported
+    }
+
+    /// Tells whether the machine has what it takes to wake from S3, such as ACPI PM1 control (spec, section 7).
+    pub fn set_wakeup_supported(&mut self, supported: bool) {
+        self.wakeup_supported = supported;
+    }
+
+    /// Whether an incoming migration is to start the guest at its end (spec, section 5).
+    pub fn autostart(&self) -> bool {
+        self.autostart
     }
 
     /// Ends the engine and gives the machine back.
