@@ -6,8 +6,8 @@
 //!                                 |      (one slot a kind)
 //!                                 +----> events that are emitted at raise time, in order with all others
 //! ```
-//! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, so
-//! what is pending is bounded whatever a guest does.
+//! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, and
+//! raised events have a limit, so what is pending is bounded whatever a guest does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,9 @@ use super::{
     RebootAction, Refusal, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask,
     WakeupReason, WatchdogAction,
 };
+
+/// How many events may wait to be taken before those that a guest raises are dropped.
+const RAISED_EVENTS_MAX: usize = 1024;
 
 /// Something that the main loop is asked to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +111,21 @@ impl Pending {
         }
     }
 
+    /// Emits an event that a guest can raise as often as it likes while the main loop is busy.
+    fn emit_raised(&mut self, event: Event) {
+        if self.emitted.len() < RAISED_EVENTS_MAX {
+            self.emit(event);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
     fn raise(&mut self, request: Request) {
         match request {
             Request::Debug => self.debug = true,
             Request::Suspend => self.suspend |= self.state != RunState::Suspended,
             Request::SuspendDisk => {
-                self.emit(Event::SuspendDisk);
+                self.emit_raised(Event::SuspendDisk);
                 self.shutdown = Some(ShutdownCause::GuestShutdown);
             }
             Request::Shutdown(cause) => self.shutdown = Some(cause),
@@ -133,7 +145,7 @@ impl Pending {
             Request::Powerdown => self.powerdown = true,
             Request::VmStop(state) => self.vmstop = Some(state),
             Request::GuestPanicked => self.guest_panicked(),
-            Request::GuestCrashloaded => self.emit(Event::GuestCrashloaded),
+            Request::GuestCrashloaded => self.emit_raised(Event::GuestCrashloaded),
             Request::WatchdogExpired => self.watchdog_expired(),
         }
     }
@@ -160,7 +172,7 @@ impl Pending {
             }
             PanicAction::Shutdown | PanicAction::ExitFailure => GuestPanicAction::Poweroff,
         };
-        self.emit(Event::GuestPanicked(action));
+        self.emit_raised(Event::GuestPanicked(action));
         if action != GuestPanicAction::Run {
             self.vmstop = Some(RunState::GuestPanicked);
         }
@@ -172,7 +184,7 @@ impl Pending {
     /// Spec, section 9.
     fn watchdog_expired(&mut self) {
         let action = self.actions.watchdog;
-        self.emit(Event::Watchdog(action));
+        self.emit_raised(Event::Watchdog(action));
         match action {
             WatchdogAction::Reset => self.raise(Request::Reset(ShutdownCause::GuestReset)),
             WatchdogAction::Shutdown => self.powerdown = true,
@@ -250,7 +262,8 @@ impl Requests {
             || pending.vmstop.is_some()
     }
 
-    /// How many suspend and reset requests were dropped because the state no longer allowed them (spec, section 16).
+    /// How many suspend and reset requests were dropped because the state no longer allowed them (spec, section 16),
+    /// and how many raised events because too many waited to be taken.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
     }
