@@ -326,6 +326,12 @@ impl Requests {
         self.lock().emit(event);
     }
 
+    /// Puts the machine into any state, whatever the table says.
+    #[cfg(test)]
+    pub(super) fn force_state(&self, state: RunState) {
+        self.lock().state = state;
+    }
+
     pub(super) fn change_actions(&self, change: ActionChange) {
         let mut pending = self.lock();
         pending.actions = pending.actions.with(change);
