@@ -70,6 +70,20 @@ fn quit_and_signals_override_the_action_for_good() {
 }
 
 #[test]
+fn only_a_panic_fails_the_exit() {
+    for &cause in ShutdownCause::ALL {
+        let exit_failure = ActionChange {
+            panic: Some(PanicAction::ExitFailure),
+            ..ActionChange::default()
+        };
+        let mut rig = Rig::with(Paused, exit_failure);
+        rig.raise([Request::Shutdown(cause)]);
+        let status = u8::from(cause == ShutdownCause::GuestPanic);
+        assert_eq!(rig.pass(), Flow::Exit(Exit::Shutdown { cause, status }));
+    }
+}
+
+#[test]
 fn failed_flush_does_not_keep_a_machine() {
     let mut rig = Rig::new(Running);
     rig.main_loop.machine_mut().fails = Some("flush");
