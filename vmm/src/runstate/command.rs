@@ -32,6 +32,10 @@ impl<M: Machine> MainLoop<M> {
     /// Carries `command` out as far as its handler goes; the following pass serves what it raised. Both refusals and
     /// successes leave the reply to the caller, to be sent after that pass (spec, section 3.3).
     pub async fn command(&mut self, command: Command) -> Result<(), CommandError> {
+        if self.requests.ended() {
+            // The watchdog ended the machine; the following pass says so.
+            return Ok(());
+        }
         let state = self.requests.state();
         match command {
             Command::Stop if state == RunState::InMigrate => self.autostart = false,
@@ -43,7 +47,7 @@ impl<M: Machine> MainLoop<M> {
             Command::SystemReset => {
                 // With reboot action `shutdown` no reset will happen, and a shutdown is legal anywhere.
                 if self.requests.actions().reboot == RebootAction::Reset {
-                    self.check_reset().map_err(Refusal::from)?;
+                    self.requests.check_reset().map_err(Refusal::from)?;
                 }
                 self.requests
                     .raise(Request::Reset(ShutdownCause::HostQmpSystemReset));

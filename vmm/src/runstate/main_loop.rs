@@ -10,8 +10,8 @@
 //! [`Failure`].
 
 use super::{
-    ActionChange, ChangeHandlers, Event, Failure, IllegalTransition, Machine, Notifiers,
-    PanicAction, Requests, RunState, ShutdownAction, ShutdownCause, WakeupReason,
+    ActionChange, ChangeHandlers, Event, Failure, Machine, Notifiers, PanicAction, Requests,
+    RunState, ShutdownAction, ShutdownCause, WakeupReason,
 };
 
 /// Whether the machine goes on after a pass.
@@ -48,7 +48,7 @@ pub struct MainLoop<M> {
     pub notifiers: Notifiers,
     /// Whether an incoming migration starts the guest at its end; `stop` and `cont` set it in `inmigrate`.
     pub(super) autostart: bool,
-    /// Whether `system_wakeup` is offered: set once the machine has ACPI PM1 control.
+    /// Gates the command only, not the wake-ups that hardware raises.
     pub(super) wakeup_supported: bool,
 }
 
@@ -75,6 +75,21 @@ impl<M: Machine> MainLoop<M> {
         &mut self.machine
     }
 
+    /// Whether `system_wakeup` is offered; at first it is.
+    pub fn wakeup_supported(&self) -> bool {
+        self.wakeup_supported
+    }
+
+    /// Tells whether the machine has what it takes to wake from S3, such as ACPI PM1 control (spec, section 7).
+    pub fn set_wakeup_supported(&mut self, supported: bool) {
+        self.wakeup_supported = supported;
+    }
+
+    /// Whether an incoming migration is to start the guest at its end (spec, section 5).
+    pub fn autostart(&self) -> bool {
+        self.autostart
+    }
+
     /// Ends the engine and gives the machine back.
     pub fn into_machine(self) -> M {
         self.machine
@@ -82,8 +97,8 @@ impl<M: Machine> MainLoop<M> {
 
     /// Serves what is pending, once, in the spec's order. After [`Flow::Exit`] there must be no other pass.
     pub async fn pass(&mut self) -> Result<Flow, Failure> {
-        if self.requests.watchdog_poweroff() {
-            // The spec's second way out: no SHUTDOWN, the run state stays.
+        if self.requests.ended() {
+            // The watchdog's poweroff, the spec's second way out: no SHUTDOWN, the run state stays.
             self.pause().await?;
             self.notifiers.exit.notify(&());
             return Ok(Flow::Exit(Exit::Watchdog));
@@ -127,8 +142,8 @@ impl<M: Machine> MainLoop<M> {
         }
         self.pause().await?;
         self.notifiers.suspend.notify(&());
-        self.requests.set_state(RunState::Suspended)?;
-        self.requests.emit(Event::Suspend);
+        self.requests
+            .set_state_and_emit(RunState::Suspended, Event::Suspend)?;
         Ok(())
     }
 
@@ -140,6 +155,7 @@ impl<M: Machine> MainLoop<M> {
             self.stop(RunState::Shutdown).await?;
             return Ok(Flow::Continue);
         }
+        self.requests.end();
         // The stop at the end of a machine: no STOP, and a failed flush changes nothing.
         self.halt(RunState::Shutdown).await?;
         self.pause().await?;
@@ -154,7 +170,7 @@ impl<M: Machine> MainLoop<M> {
     }
 
     async fn serve_reset(&mut self, cause: ShutdownCause) -> Result<(), Failure> {
-        if self.check_reset().is_err() {
+        if self.requests.check_reset().is_err() {
             self.requests.count_dropped();
             return Ok(());
         }
@@ -163,27 +179,9 @@ impl<M: Machine> MainLoop<M> {
             .reset()
             .await
             .map_err(failed("reset the machine"))?;
-        // Only now: the state may have changed while the vCPUs were being paused.
-        let state = self.requests.state();
-        let after = if state.survives_reset() {
-            state
-        } else {
-            RunState::Prelaunch
-        };
-        if cause.reset_is_reported() {
-            self.requests.emit_before(Event::Reset(cause), after);
-        }
-        self.resume_if_running()?;
-        self.requests.set_state(after)?;
-        Ok(())
-    }
-
-    /// Whether a reset leads from the present state to a legal one (spec, section 16, cases 2 and 3).
-    pub(super) fn check_reset(&self) -> Result<(), IllegalTransition> {
-        if self.requests.state().survives_reset() {
-            return Ok(());
-        }
-        self.requests.allows(RunState::Prelaunch)
+        // The state may have changed while the vCPUs were being paused; what counts is the one now.
+        self.requests.finish_reset(cause)?;
+        self.resume_if_running()
     }
 
     async fn serve_wakeup(&mut self, reason: WakeupReason) -> Result<(), Failure> {
@@ -234,10 +232,9 @@ impl<M: Machine> MainLoop<M> {
             }
             return Ok(());
         }
-        self.requests.allows(RunState::Running)?;
-        self.requests.emit_before(Event::Resume, RunState::Running);
+        self.requests
+            .set_state_and_emit(RunState::Running, Event::Resume)?;
         self.machine.set_ticks(true);
-        self.requests.set_state(RunState::Running)?;
         self.handlers.notify(true, RunState::Running);
         self.resume_if_running()
     }

@@ -6,8 +6,8 @@
 //!                                 |      (one slot a kind)
 //!                                 +----> events that are emitted at raise time, in order with all others
 //! ```
-//! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, so
-//! what is pending is bounded whatever a guest does.
+//! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, and
+//! raised events have a limit, so what is pending is bounded whatever a guest does.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +19,9 @@ use super::{
     RebootAction, Refusal, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask,
     WakeupReason, WatchdogAction,
 };
+
+/// How many events may wait to be taken before those that a guest raises are dropped.
+const RAISED_EVENTS_MAX: usize = 1024;
 
 /// Something that the main loop is asked to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,8 @@ struct Shared {
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-/// Invariant: `state` changes only by [`Requests::set_state`] and by the raise of a wake-up.
+/// Invariant: only the main loop changes `state`, in steps that check the table under the lock, with one exception:
+/// any thread's raise of a wake-up moves `suspended` to `running`.
 struct Pending {
     table: TransitionTable,
     state: RunState,
@@ -73,15 +77,51 @@ struct Pending {
     powerdown: bool,
     vmstop: Option<RunState>,
     nmi: bool,
-    watchdog_poweroff: bool,
+    /// The machine has ended: no event follows, and nothing wakes it.
+    ended: bool,
     emitted: Vec<Emitted>,
     dropped: u64,
 }
 
 impl Pending {
+    fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
+        let from = self.state;
+        if from == to || self.table.allows(from, to) {
+            Ok(())
+        } else {
+            Err(IllegalTransition { from, to })
+        }
+    }
+
+    fn set_state(&mut self, to: RunState) -> Result<(), IllegalTransition> {
+        self.allows(to)?;
+        self.state = to;
+        Ok(())
+    }
+
+    /// The state after a reset (spec, section 6).
+    fn after_reset(&self) -> Result<RunState, IllegalTransition> {
+        if self.state.survives_reset() {
+            return Ok(self.state);
+        }
+        self.allows(RunState::Prelaunch)?;
+        Ok(RunState::Prelaunch)
+    }
+
     fn emit(&mut self, event: Event) {
-        let state = self.state;
-        self.emitted.push(Emitted { event, state });
+        if !self.ended {
+            let state = self.state;
+            self.emitted.push(Emitted { event, state });
+        }
+    }
+
+    /// Emits an event that a guest can raise as often as it likes while the main loop is busy.
+    fn emit_raised(&mut self, event: Event) {
+        if self.emitted.len() < RAISED_EVENTS_MAX {
+            self.emit(event);
+        } else {
+            self.dropped += 1;
+        }
     }
 
     fn raise(&mut self, request: Request) {
@@ -89,7 +129,7 @@ impl Pending {
             Request::Debug => self.debug = true,
             Request::Suspend => self.suspend |= self.state != RunState::Suspended,
             Request::SuspendDisk => {
-                self.emit(Event::SuspendDisk);
+                self.emit_raised(Event::SuspendDisk);
                 self.shutdown = Some(ShutdownCause::GuestShutdown);
             }
             Request::Shutdown(cause) => self.shutdown = Some(cause),
@@ -109,14 +149,14 @@ impl Pending {
             Request::Powerdown => self.powerdown = true,
             Request::VmStop(state) => self.vmstop = Some(state),
             Request::GuestPanicked => self.guest_panicked(),
-            Request::GuestCrashloaded => self.emit(Event::GuestCrashloaded),
+            Request::GuestCrashloaded => self.emit_raised(Event::GuestCrashloaded),
             Request::WatchdogExpired => self.watchdog_expired(),
         }
     }
 
     /// Spec, section 7. The state is `running` from here on, so that a second wake-up is judged right.
     fn wake_up(&mut self, reason: WakeupReason) -> Result<(), Refusal> {
-        if self.state != RunState::Suspended {
+        if self.ended || self.state != RunState::Suspended {
             return Err(Refusal::NotSuspended);
         }
         if self.wakeup_mask.allows(reason) {
@@ -136,7 +176,7 @@ impl Pending {
             }
             PanicAction::Shutdown | PanicAction::ExitFailure => GuestPanicAction::Poweroff,
         };
-        self.emit(Event::GuestPanicked(action));
+        self.emit_raised(Event::GuestPanicked(action));
         if action != GuestPanicAction::Run {
             self.vmstop = Some(RunState::GuestPanicked);
         }
@@ -148,11 +188,11 @@ impl Pending {
     /// Spec, section 9.
     fn watchdog_expired(&mut self) {
         let action = self.actions.watchdog;
-        self.emit(Event::Watchdog(action));
+        self.emit_raised(Event::Watchdog(action));
         match action {
             WatchdogAction::Reset => self.raise(Request::Reset(ShutdownCause::GuestReset)),
             WatchdogAction::Shutdown => self.powerdown = true,
-            WatchdogAction::Poweroff => self.watchdog_poweroff = true,
+            WatchdogAction::Poweroff => self.ended = true,
             WatchdogAction::Pause => self.vmstop = Some(RunState::Watchdog),
             WatchdogAction::InjectNmi => self.nmi = true,
             WatchdogAction::Debug | WatchdogAction::None => {}
@@ -181,7 +221,7 @@ impl Requests {
             powerdown: false,
             vmstop: None,
             nmi: false,
-            watchdog_poweroff: false,
+            ended: false,
             emitted: Vec::new(),
             dropped: 0,
         };
@@ -221,13 +261,19 @@ impl Requests {
     }
 
     /// Whether a vCPU that raised what is pending has to stop now rather than when the main loop pauses it: true for
-    /// a reset, a suspend and a deferred stop (spec, sections 3.1 and 4.1).
+    /// a breakpoint, a suspend, a reset (also one that became a shutdown) and a deferred stop (spec, sections 3.1
+    /// and 4.1).
     pub fn stops_vcpu(&self) -> bool {
         let pending = self.lock();
-        pending.suspend || pending.reset.is_some() || pending.vmstop.is_some()
+        pending.debug
+            || pending.suspend
+            || pending.reset.is_some()
+            || pending.shutdown == Some(ShutdownCause::GuestReset)
+            || pending.vmstop.is_some()
     }
 
-    /// How many suspend and reset requests were dropped because the state no longer allowed them (spec, section 16).
+    /// How many suspend and reset requests were dropped because the state no longer allowed them (spec, section 16),
+    /// and how many raised events because too many waited to be taken.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
     }
@@ -249,19 +295,39 @@ impl Requests {
 /// The main loop's side.
 impl Requests {
     pub(super) fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
-        let pending = self.lock();
-        let from = pending.state;
-        if from == to || pending.table.allows(from, to) {
-            Ok(())
-        } else {
-            Err(IllegalTransition { from, to })
-        }
+        self.lock().allows(to)
+    }
+
+    /// Whether a reset leads to a legal state (spec, section 16, cases 2 and 3).
+    pub(super) fn check_reset(&self) -> Result<(), IllegalTransition> {
+        self.lock().after_reset().map(drop)
     }
 
     /// Moves to `to`, or leaves everything as it is (spec, section 1.1).
     pub(super) fn set_state(&self, to: RunState) -> Result<(), IllegalTransition> {
-        self.allows(to)?;
-        self.lock().state = to;
+        self.lock().set_state(to)
+    }
+
+    /// Moves to `to` and emits `event`, in one step: no other thread's raise comes between.
+    pub(super) fn set_state_and_emit(
+        &self,
+        to: RunState,
+        event: Event,
+    ) -> Result<(), IllegalTransition> {
+        let mut pending = self.lock();
+        pending.set_state(to)?;
+        pending.emit(event);
+        Ok(())
+    }
+
+    /// Ends a reset: moves to the state after it and emits RESET unless `cause` is silent. In one step: a wake-up
+    /// raised by another thread either came before, and the machine runs, or finds it in `prelaunch`.
+    pub(super) fn finish_reset(&self, cause: ShutdownCause) -> Result<(), IllegalTransition> {
+        let mut pending = self.lock();
+        pending.state = pending.after_reset()?;
+        if cause.reset_is_reported() {
+            pending.emit(Event::Reset(cause));
+        }
         Ok(())
     }
 
@@ -270,9 +336,10 @@ impl Requests {
         self.lock().emit(event);
     }
 
-    /// Emits `event`, which takes the machine to `state` just after.
-    pub(super) fn emit_before(&self, event: Event, state: RunState) {
-        self.lock().emitted.push(Emitted { event, state });
+    /// Puts the machine into any state, whatever the table says.
+    #[cfg(test)]
+    pub(super) fn force_state(&self, state: RunState) {
+        self.lock().state = state;
     }
 
     pub(super) fn change_actions(&self, change: ActionChange) {
@@ -322,8 +389,13 @@ impl Requests {
         std::mem::take(&mut self.lock().nmi)
     }
 
-    pub(super) fn watchdog_poweroff(&self) -> bool {
-        self.lock().watchdog_poweroff
+    pub(super) fn ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Nothing follows the SHUTDOWN just emitted (spec, section 11).
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
     }
 
     pub(super) fn count_dropped(&self) {
