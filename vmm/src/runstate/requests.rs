@@ -72,6 +72,8 @@ struct Pending {
     watchdog_poweroff: bool,
     emitted: Vec<Emitted>,
     dropped: u64,
+    #[cfg(test)]
+    raised: Vec<Request>,
 }
 
 impl Pending {
@@ -180,6 +182,8 @@ impl Requests {
             watchdog_poweroff: false,
             emitted: Vec::new(),
             dropped: 0,
+            #[cfg(test)]
+            raised: Vec::new(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -191,7 +195,11 @@ impl Requests {
 
     /// Asks the main loop to serve `request`. Any thread may call this.
     pub fn raise(&self, request: Request) {
-        self.lock().raise(request);
+        let mut pending = self.lock();
+        #[cfg(test)]
+        pending.raised.push(request);
+        pending.raise(request);
+        drop(pending);
         (self.shared.wake)();
     }
 
@@ -318,5 +326,18 @@ impl Requests {
 
     pub(super) fn count_dropped(&self) {
         self.lock().dropped += 1;
+    }
+}
+
+/// What the tests of the devices look at.
+#[cfg(test)]
+impl Requests {
+    /// Everything raised since the last call, in order, also what was dropped at once.
+    pub(crate) fn take_raised(&self) -> Vec<Request> {
+        std::mem::take(&mut self.lock().raised)
+    }
+
+    pub(crate) fn wakeup_mask(&self) -> WakeupMask {
+        self.lock().wakeup_mask
     }
 }
