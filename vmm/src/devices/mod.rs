@@ -10,6 +10,9 @@
 
 pub mod clock;
 pub mod console;
+pub mod i8042;
+pub mod port92;
+pub mod reset_control;
 pub mod serial;
 #[cfg(test)]
 mod testing;
