@@ -11,7 +11,9 @@
 pub mod clock;
 pub mod console;
 pub mod i8042;
+pub mod ib700;
 pub mod port92;
+pub mod pvpanic;
 pub mod reset_control;
 pub mod serial;
 #[cfg(test)]
