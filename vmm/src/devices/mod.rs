@@ -8,6 +8,7 @@
 //! A device never sees the machine, the daemon or another device. Every byte that a guest writes is hostile: a device
 //! keeps a bounded state whatever is written, and never fails.
 
+pub mod acpi_pm;
 pub mod clock;
 pub mod console;
 pub mod i8042;
