@@ -16,6 +16,7 @@ pub mod ib700;
 pub mod port92;
 pub mod pvpanic;
 pub mod reset_control;
+pub mod rtc;
 pub mod serial;
 #[cfg(test)]
 mod testing;
