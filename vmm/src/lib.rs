@@ -12,5 +12,5 @@
 
 pub mod devices;
 pub mod machine;
-pub mod runstate;
 pub mod probe;
+pub mod runstate;

@@ -135,7 +135,7 @@ impl Actor {
         }
         let (refused, flow) = match turned {
             Ok(Ok(turned)) => turned,
-            Ok(Err(failure)) => return Err(self.fail(chain(&failure))),
+            Ok(Err(failure)) => return Err(self.fail(super::chain(&failure))),
             Err(panic) => return Err(self.fail(panic)),
         };
         match flow {
@@ -249,15 +249,4 @@ async fn turn(
         }
     }
     Ok((refused, live.main_loop.pass().await?))
-}
-
-/// An error with all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

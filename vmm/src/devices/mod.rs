@@ -8,7 +8,18 @@
 //! A device never sees the machine, the daemon or another device. Every byte that a guest writes is hostile: a device
 //! keeps a bounded state whatever is written, and never fails.
 
+pub mod acpi_pm;
 pub mod clock;
+pub mod console;
+pub mod i8042;
+pub mod ib700;
+pub mod port92;
+pub mod pvpanic;
+pub mod reset_control;
+pub mod rtc;
+pub mod serial;
+#[cfg(test)]
+mod testing;
 pub mod timer;
 
 /// A device with registers in the port I/O space.
@@ -33,5 +44,23 @@ pub trait IrqLine: Send + Sync {
     fn pulse(&self) {
         self.set(true);
         self.set(false);
+    }
+}
+
+/// Serves a read of any width from registers that are one byte wide.
+fn read_bytes(offset: u16, data: &mut [u8], mut read: impl FnMut(u16) -> u8) {
+    let mut register = offset;
+    for byte in data {
+        *byte = read(register);
+        register = register.wrapping_add(1);
+    }
+}
+
+/// Serves a write of any width to registers that are one byte wide, the lowest first.
+fn write_bytes(offset: u16, data: &[u8], mut write: impl FnMut(u16, u8)) {
+    let mut register = offset;
+    for byte in data {
+        write(register, *byte);
+        register = register.wrapping_add(1);
     }
 }

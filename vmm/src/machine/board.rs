@@ -13,25 +13,30 @@
 //!
 //! The PICs (0x20, 0xa0, 0x4d0), the PIT (0x40, 0x61), the IOAPIC and the local APICs are KVM's own.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use kvm_ioctls::VmFd;
 
 use super::{
     bus::PioBus,
-    irq::{GsiLine, RTC_GSI, SCI_GSI, SERIAL_GSI},
+    irq::{GsiLine, SCI_GSI},
 };
 use crate::{
     devices::{
         PioDevice,
-        acpi_pm::AcpiPm,
+        acpi_pm::{self, AcpiPm},
         clock::{VirtualClock, WallClock},
         console::Console,
-        ib700::Ib700,
-        pvpanic::Pvpanic,
-        reset_ports::{KeyboardController, Port92, ResetControl},
-        rtc::Rtc,
-        serial::Serial16550,
+        i8042::{self, I8042},
+        ib700::{self, Ib700},
+        port92::{self, Port92},
+        pvpanic::{self, PvPanic},
+        reset_control::{self, ResetControl},
+        rtc::{self, Rtc},
+        serial::{self, Serial16550},
         timer::{TimedDevice, Timer, TimerId, Timers},
     },
     runstate::{Keep, Notifiers, Requests},
@@ -54,31 +59,33 @@ impl Board {
         timers: &Arc<Timers>,
         clock: &Arc<VirtualClock>,
     ) -> (Self, PioBus) {
-        let line = |gsi| Box::new(GsiLine::new(vm.clone(), gsi));
+        let line = |gsi| Arc::new(GsiLine::new(vm.clone(), gsi));
         let virtual_timer = |id| Timer::new(id, timers.clone(), clock.clone());
 
-        let console = Arc::new(Console::new());
-        let serial = Arc::new(Mutex::new(Serial16550::new(console.clone(), line(SERIAL_GSI))));
+        let console = Arc::<Console>::default();
+        let serial = shared(Serial16550::new(console.clone(), line(serial::IRQ)));
         console.set_input_hook({
             let serial = Arc::downgrade(&serial);
             move || with(&serial, Serial16550::pump_input)
         });
-        let pm = Arc::new(Mutex::new(AcpiPm::new(
+        let pm = shared(AcpiPm::new(
             requests.clone(),
             virtual_timer(TimerId::PmTimer),
             line(SCI_GSI),
-        )));
-        let rtc = Arc::new(Mutex::new(Rtc::new(
+        ));
+        let rtc = shared(Rtc::new(
             requests.clone(),
             Timer::new(TimerId::Rtc, timers.clone(), Arc::new(WallClock)),
-            line(RTC_GSI),
+            line(rtc::IRQ),
             {
                 let pm = Arc::downgrade(&pm);
                 Box::new(move || with(&pm, AcpiPm::rtc_alarm))
             },
-        )));
-        let watchdog =
-            Arc::new(Mutex::new(Ib700::new(requests.clone(), virtual_timer(TimerId::Watchdog))));
+        ));
+        let watchdog = shared(Ib700::new(
+            requests.clone(),
+            virtual_timer(TimerId::Watchdog),
+        ));
 
         let mut board = Self {
             console,
@@ -88,18 +95,21 @@ impl Board {
             all: Vec::new(),
         };
         let mut bus = PioBus::default();
-        let mut plug = |first, last, device: Arc<Mutex<dyn PioDevice>>| {
+        let mut plug = |ports: RangeInclusive<u16>, device: Arc<Mutex<dyn PioDevice>>| {
             board.all.push(device.clone());
-            bus.add(first, last, device);
+            bus.add(ports, device);
         };
-        plug(0x60, 0x64, Arc::new(Mutex::new(KeyboardController::new(requests.clone()))));
-        plug(0x70, 0x71, rtc);
-        plug(0x92, 0x92, Arc::new(Mutex::new(Port92::new(requests.clone()))));
-        plug(0x3f8, 0x3ff, serial);
-        plug(0x441, 0x443, watchdog);
-        plug(0x505, 0x505, Arc::new(Mutex::new(Pvpanic::new(requests.clone()))));
-        plug(0x600, 0x60b, pm);
-        plug(0xcf8, 0xcfb, Arc::new(Mutex::new(ResetControl::new(requests.clone()))));
+        plug(i8042::PORTS, shared(I8042::new(requests.clone())));
+        plug(rtc::PORTS, rtc);
+        plug(port92::PORTS, shared(Port92::new(requests.clone())));
+        plug(serial::PORTS, serial);
+        plug(ib700::PORTS, watchdog);
+        plug(pvpanic::PORTS, shared(PvPanic::new(requests.clone())));
+        plug(acpi_pm::PORTS, pm);
+        plug(
+            reset_control::PORTS,
+            shared(ResetControl::new(requests.clone())),
+        );
         (board, bus)
     }
 
@@ -137,6 +147,10 @@ impl Board {
             Keep::Yes
         });
     }
+}
+
+fn shared<D>(device: D) -> Arc<Mutex<D>> {
+    Arc::new(Mutex::new(device))
 }
 
 fn lock<D: ?Sized>(device: &Mutex<D>) -> MutexGuard<'_, D> {

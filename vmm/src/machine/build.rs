@@ -175,13 +175,17 @@ impl KvmMachine {
 }
 
 fn create_vm(host: &Host) -> Result<VmFd, BuildError> {
-    let vm = host.kvm.create_vm().map_err(BuildError::kvm("KVM_CREATE_VM"))?;
+    let vm = host
+        .kvm
+        .create_vm()
+        .map_err(BuildError::kvm("KVM_CREATE_VM"))?;
     if host.kvm.check_extension(Cap::SetIdentityMapAddr) {
         vm.set_identity_map_address(IDENTITY_MAP)
             .map_err(BuildError::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
     }
     if host.kvm.check_extension(Cap::SetTssAddr) {
-        vm.set_tss_address(TSS).map_err(BuildError::kvm("KVM_SET_TSS_ADDR"))?;
+        vm.set_tss_address(TSS)
+            .map_err(BuildError::kvm("KVM_SET_TSS_ADDR"))?;
     }
     Ok(vm)
 }

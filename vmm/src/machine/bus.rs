@@ -3,7 +3,10 @@
 //! An access that lies within one device goes to it whole. One that does not is split into byte accesses, as the ISA
 //! bus does; where no device answers, reads give 0xff and writes are lost.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::devices::PioDevice;
 
@@ -20,10 +23,18 @@ pub(super) struct PioBus {
 }
 
 impl PioBus {
-    /// Puts `device` at `first` to `last`. Devices do not overlap.
-    pub(super) fn add(&mut self, first: u16, last: u16, device: Arc<Mutex<dyn PioDevice>>) {
+    /// Puts `device` at `ports`. Devices do not overlap.
+    pub(super) fn add(&mut self, ports: RangeInclusive<u16>, device: Arc<Mutex<dyn PioDevice>>) {
+        let (first, last) = ports.into_inner();
         let at = self.entries.partition_point(|entry| entry.first < first);
-        self.entries.insert(at, Entry { first, last, device });
+        self.entries.insert(
+            at,
+            Entry {
+                first,
+                last,
+                device,
+            },
+        );
     }
 
     /// A read of `data.len()` (1, 2 or 4) bytes at `port`.
@@ -60,7 +71,7 @@ impl PioBus {
 }
 
 impl Entry {
-    fn device(&self) -> std::sync::MutexGuard<'_, dyn PioDevice + 'static> {
+    fn device(&self) -> MutexGuard<'_, dyn PioDevice + 'static> {
         // A panic in a device ends its machine; until then others may still look at it.
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,10 +102,13 @@ mod tests {
 
     #[test]
     fn accesses_go_whole_to_one_device_and_in_bytes_to_several() {
-        let (a, b) = (Arc::new(Mutex::new(Echo::default())), Arc::new(Mutex::new(Echo::default())));
+        let (a, b) = (
+            Arc::new(Mutex::new(Echo::default())),
+            Arc::new(Mutex::new(Echo::default())),
+        );
         let mut bus = PioBus::default();
-        bus.add(0x604, 0x607, b.clone());
-        bus.add(0x600, 0x603, a.clone());
+        bus.add(0x604..=0x607, b.clone());
+        bus.add(0x600..=0x603, a.clone());
         bus.write(0x600, &[1, 2, 3, 4]);
         bus.write(0x602, &[5, 6, 7, 8]);
         bus.write(0x606, &[9, 10, 11, 12]);
@@ -102,14 +116,17 @@ mod tests {
             a.lock().unwrap().0,
             [(0, vec![1, 2, 3, 4]), (2, vec![5]), (3, vec![6])]
         );
-        assert_eq!(b.lock().unwrap().0, [(0, vec![7]), (1, vec![8]), (2, vec![9]), (3, vec![10])]);
+        assert_eq!(
+            b.lock().unwrap().0,
+            [(0, vec![7]), (1, vec![8]), (2, vec![9]), (3, vec![10])]
+        );
     }
 
     #[test]
     fn ports_without_a_device_read_as_ones_and_the_space_wraps() {
         let device = Arc::new(Mutex::new(Echo::default()));
         let mut bus = PioBus::default();
-        bus.add(0, 0, device);
+        bus.add(0..=0, device);
         let mut data = [0; 4];
         bus.read(0xfffe, &mut data);
         assert_eq!(data, [0xff, 0xff, 0, 0xff]);

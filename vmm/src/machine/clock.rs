@@ -13,7 +13,10 @@ pub(super) fn kvmclock_handler(vm: Arc<VmFd>) -> impl FnMut(bool) -> Keep + Send
     let mut stopped_at = None;
     move |running| {
         if !running {
-            stopped_at = vm.get_clock().inspect_err(|error| warn!(%error, "KVM_GET_CLOCK")).ok();
+            stopped_at = vm
+                .get_clock()
+                .inspect_err(|error| warn!(%error, "KVM_GET_CLOCK"))
+                .ok();
         } else if let Some(mut clock) = stopped_at.take() {
             // The flags say how the kernel read it; only a plain set continues from that value.
             clock.flags = 0;

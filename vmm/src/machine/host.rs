@@ -71,9 +71,17 @@ impl Host {
                 return Err(HostError::Lacks(name));
             }
         }
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(HostError::Cpuid)?;
-        let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS).min(MAX_VCPUS);
-        Ok(Self { kvm, cpuid, max_vcpus })
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(HostError::Cpuid)?;
+        let max_vcpus = u32::try_from(kvm.get_max_vcpus())
+            .unwrap_or(MAX_VCPUS)
+            .min(MAX_VCPUS);
+        Ok(Self {
+            kvm,
+            cpuid,
+            max_vcpus,
+        })
     }
 
     /// Most vCPUs a machine may have.

@@ -12,10 +12,6 @@ use tracing::warn;
 use super::BuildError;
 use crate::devices::IrqLine;
 
-/// The first serial port.
-pub(super) const SERIAL_GSI: u32 = 4;
-/// The real-time clock.
-pub(super) const RTC_GSI: u32 = 8;
 /// ACPI's system control interrupt; level triggered.
 pub(super) const SCI_GSI: u32 = 9;
 
@@ -47,21 +43,30 @@ pub(super) struct ChipState {
 
 /// Creates the PIC, the IOAPIC and the local APICs to come.
 pub(super) fn create_irqchip(vm: &VmFd) -> Result<(), BuildError> {
-    vm.create_irq_chip().map_err(BuildError::kvm("KVM_CREATE_IRQCHIP"))
+    vm.create_irq_chip()
+        .map_err(BuildError::kvm("KVM_CREATE_IRQCHIP"))
 }
 
 /// Creates the PIT, with port 0x61.
 pub(super) fn create_pit(vm: &VmFd) -> Result<(), BuildError> {
-    let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(config).map_err(BuildError::kvm("KVM_CREATE_PIT2"))
+    let config = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
+    vm.create_pit2(config)
+        .map_err(BuildError::kvm("KVM_CREATE_PIT2"))
 }
 
 impl ChipState {
     /// Reads the power-on state.
     pub(super) fn read(vm: &VmFd) -> Result<Self, BuildError> {
         let chip = |chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            vm.get_irqchip(&mut chip).map_err(BuildError::kvm("KVM_GET_IRQCHIP"))?;
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            };
+            vm.get_irqchip(&mut chip)
+                .map_err(BuildError::kvm("KVM_GET_IRQCHIP"))?;
             Ok(chip)
         };
         Ok(Self {

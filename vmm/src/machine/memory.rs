@@ -11,8 +11,8 @@
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    MmapRegion,
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    MmapRegion, VolatileMemory,
 };
 
 use super::{BuildError, config::PAGE_SIZE};
@@ -38,12 +38,16 @@ impl Memory {
         if bytes > low {
             ranges.push((GuestAddress(FOUR_GIB), size(bytes - low)?));
         }
-        let ram = GuestMemoryMmap::from_ranges(&ranges)
-            .map_err(|error| BuildError::Memory { bytes, source: Box::new(error) })?;
+        let ram = GuestMemoryMmap::from_ranges(&ranges).map_err(|error| BuildError::Memory {
+            bytes,
+            source: Box::new(error),
+        })?;
 
         let rom_bytes = (firmware.len() as u64).next_multiple_of(PAGE_SIZE);
-        let rom = MmapRegion::new(size(rom_bytes)?)
-            .map_err(|error| BuildError::Memory { bytes: rom_bytes, source: Box::new(error) })?;
+        let rom = MmapRegion::new(size(rom_bytes)?).map_err(|error| BuildError::Memory {
+            bytes: rom_bytes,
+            source: Box::new(error),
+        })?;
         let memory = Self { ram, rom };
 
         let mut slot = 0;
@@ -52,12 +56,22 @@ impl Memory {
             let host = memory
                 .ram
                 .get_host_address(start)
-                .map_err(|error| BuildError::Memory { bytes, source: Box::new(error) })?;
+                .map_err(|error| BuildError::Memory {
+                    bytes,
+                    source: Box::new(error),
+                })?;
             set_slot(vm, slot, 0, start.0, region.len(), host)?;
             slot += 1;
         }
         let rom_start = FOUR_GIB - rom_bytes;
-        set_slot(vm, slot, KVM_MEM_READONLY, rom_start, rom_bytes, memory.rom.as_ptr())?;
+        set_slot(
+            vm,
+            slot,
+            KVM_MEM_READONLY,
+            rom_start,
+            rom_bytes,
+            memory.rom.as_ptr(),
+        )?;
         Ok(memory)
     }
 
@@ -81,8 +95,10 @@ impl Memory {
 }
 
 fn size(bytes: u64) -> Result<usize, BuildError> {
-    usize::try_from(bytes)
-        .map_err(|error| BuildError::Memory { bytes, source: Box::new(error) })
+    usize::try_from(bytes).map_err(|error| BuildError::Memory {
+        bytes,
+        source: Box::new(error),
+    })
 }
 
 /// `host` must be the start of a mapping of at least `bytes` bytes.
@@ -103,6 +119,8 @@ fn set_slot(
     };
     // SAFETY: the callers pass mappings of their `Memory`, which outlives every use of the VM by its machine; the
     // guest's accesses to them are volatile on this side (vm-memory).
-    unsafe { vm.set_user_memory_region(region) }
-        .map_err(|source| BuildError::Kvm { call: "KVM_SET_USER_MEMORY_REGION", source })
+    unsafe { vm.set_user_memory_region(region) }.map_err(|source| BuildError::Kvm {
+        call: "KVM_SET_USER_MEMORY_REGION",
+        source,
+    })
 }

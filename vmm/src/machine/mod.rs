@@ -18,8 +18,6 @@ pub mod config;
 mod host;
 mod irq;
 mod memory;
-#[cfg(test)]
-mod tests;
 mod vcpu;
 
 use std::{
@@ -34,12 +32,12 @@ use tokio::{
     time::timeout,
 };
 
+use self::{board::Board, irq::ChipState, memory::Memory, vcpu::Vcpu};
 pub use self::{
     build::{BuildError, BuildStep},
     config::{Firmware, MachineConfig},
-    host::{Host, HostError},
+    host::{Host, HostError, MAX_VCPUS},
 };
-use self::{board::Board, irq::ChipState, memory::Memory, vcpu::Vcpu};
 use crate::{
     devices::{
         clock::{Clock, VirtualClock, WallClock},
@@ -95,7 +93,9 @@ impl KvmMachine {
         let mut kvmclock = clock::kvmclock_handler(self.vm.clone());
         let mut main_loop = MainLoop::new(requests, self);
         main_loop.notifiers = notifiers;
-        main_loop.handlers.register(0, move |running, _| kvmclock(running));
+        main_loop
+            .handlers
+            .register(0, move |running, _| kvmclock(running));
         main_loop
     }
 
@@ -106,7 +106,10 @@ impl KvmMachine {
 
     /// What makes the machine unusable, if anything: its owner gives it up.
     pub fn failure(&self) -> Option<MachineError> {
-        self.vcpus.iter().any(Vcpu::is_dead).then_some(MachineError::VcpuDied)
+        self.vcpus
+            .iter()
+            .any(Vcpu::is_dead)
+            .then_some(MachineError::VcpuDied)
     }
 
     /// When [`KvmMachine::run_timers`] has something to do next. Timers of the virtual clock are held while the vCPUs
@@ -140,7 +143,11 @@ impl KvmMachine {
     }
 
     fn now_ns(&self, id: TimerId) -> u64 {
-        if id.is_virtual() { self.clock.now_ns() } else { WallClock.now_ns() }
+        if id.is_virtual() {
+            self.clock.now_ns()
+        } else {
+            WallClock.now_ns()
+        }
     }
 
     /// Waits until every vCPU is paused.
@@ -185,7 +192,9 @@ impl Machine for KvmMachine {
     async fn pause_vcpus(&mut self) -> Result<(), MachineError> {
         self.timers_held = true;
         self.vcpus.iter().for_each(Vcpu::pause);
-        timeout(OBEY, self.all_parked()).await.map_err(|_| MachineError::Stuck)?
+        timeout(OBEY, self.all_parked())
+            .await
+            .map_err(|_| MachineError::Stuck)?
     }
 
     fn resume_vcpus(&mut self) -> Result<(), MachineError> {

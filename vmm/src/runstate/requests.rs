@@ -81,6 +81,8 @@ struct Pending {
     ended: bool,
     emitted: Vec<Emitted>,
     dropped: u64,
+    #[cfg(test)]
+    raised: Vec<Request>,
 }
 
 impl Pending {
@@ -224,9 +226,12 @@ impl Requests {
             ended: false,
             emitted: Vec::new(),
             dropped: 0,
+            #[cfg(test)]
+            raised: Vec::new(),
         };
         Self {
             shared: Arc::new(Shared {
+                raised: AtomicU64::new(0),
                 pending: Mutex::new(pending),
                 wake: Box::new(wake),
             }),
@@ -235,7 +240,11 @@ impl Requests {
 
     /// Asks the main loop to serve `request`. Any thread may call this.
     pub fn raise(&self, request: Request) {
-        self.lock().raise(request);
+        let mut pending = self.lock();
+        #[cfg(test)]
+        pending.raised.push(request);
+        pending.raise(request);
+        drop(pending);
         self.shared.raised.fetch_add(1, Ordering::Relaxed);
         (self.shared.wake)();
     }
@@ -400,5 +409,18 @@ impl Requests {
 
     pub(super) fn count_dropped(&self) {
         self.lock().dropped += 1;
+    }
+}
+
+/// What the tests of the devices look at.
+#[cfg(test)]
+impl Requests {
+    /// Everything raised since the last call, in order, also what was dropped at once.
+    pub(crate) fn take_raised(&self) -> Vec<Request> {
+        std::mem::take(&mut self.lock().raised)
+    }
+
+    pub(crate) fn wakeup_mask(&self) -> WakeupMask {
+        self.lock().wakeup_mask
     }
 }

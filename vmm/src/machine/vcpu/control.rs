@@ -60,8 +60,19 @@ pub(super) enum Hold {
 
 impl Control {
     pub(super) fn new(immediate_exit: ImmediateExit, parked: Arc<Notify>) -> Self {
-        let inner = Inner { wanted: Wanted::Pause, runs: 0, jobs: Vec::new(), parked: false, dead: false };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), immediate_exit, parked }
+        let inner = Inner {
+            wanted: Wanted::Pause,
+            runs: 0,
+            jobs: Vec::new(),
+            parked: false,
+            dead: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            immediate_exit,
+            parked,
+        }
     }
 
     /// Tells the vCPU what to do. Returns whether it must be kicked for that.
@@ -137,22 +148,30 @@ impl Control {
                     None
                 }
                 (Wanted::Run, Hold::Runs(runs)) if runs == inner.runs => None,
-                (Wanted::Run, Hold::Until(time)) => match time.checked_duration_since(Instant::now()) {
-                    Some(rest) if !rest.is_zero() => Some(rest),
-                    _ => {
-                        hold = Hold::No;
-                        continue;
+                (Wanted::Run, Hold::Until(time)) => {
+                    match time.checked_duration_since(Instant::now()) {
+                        Some(rest) if !rest.is_zero() => Some(rest),
+                        _ => {
+                            hold = Hold::No;
+                            continue;
+                        }
                     }
-                },
+                }
                 (Wanted::Run, _) => {
                     inner.parked = false;
                     return true;
                 }
             };
             inner = match timeout {
-                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .changed
+                    .wait(inner)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(rest) => {
-                    self.changed.wait_timeout(inner, rest).unwrap_or_else(PoisonError::into_inner).0
+                    self.changed
+                        .wait_timeout(inner, rest)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
                 }
             };
         }

@@ -35,7 +35,11 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, bus: &PioBus, requests: &Requests) -> 
         Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
             let before = requests.raised();
             port_io(vcpu.get_kvm_run(), bus);
-            if requests.raised() == before { Outcome::Handled } else { Outcome::Raised }
+            if requests.raised() == before {
+                Outcome::Handled
+            } else {
+                Outcome::Raised
+            }
         }
         // Nothing is mapped there: reads give ones, writes are lost.
         Ok(VcpuExit::MmioRead(_, data)) => {
@@ -129,7 +133,10 @@ mod tests {
         assert_eq!(system_event(KVM_SYSTEM_EVENT_SHUTDOWN), Some(shutdown));
         let reset = Request::Reset(ShutdownCause::GuestReset);
         assert_eq!(system_event(KVM_SYSTEM_EVENT_RESET), Some(reset));
-        assert_eq!(system_event(KVM_SYSTEM_EVENT_CRASH), Some(Request::GuestPanicked));
+        assert_eq!(
+            system_event(KVM_SYSTEM_EVENT_CRASH),
+            Some(Request::GuestPanicked)
+        );
         assert_eq!(system_event(77), None);
     }
 }

@@ -95,8 +95,11 @@ pub(super) fn install_handler() -> nix::Result<()> {
     let mut result = Ok(());
     INSTALL.call_once(|| {
         // Without SA_RESTART: KVM_RUN has to come back.
-        let action =
-            SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+        let action = SigAction::new(
+            SigHandler::Handler(ignore),
+            SaFlags::empty(),
+            SigSet::empty(),
+        );
         result = set_action(libc::SIGRTMIN(), &action);
     });
     result

@@ -56,15 +56,12 @@ pub(super) struct VcpuContext {
     pub(super) died: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// A vCPU's thread is gone.
-#[derive(Debug, thiserror::Error)]
-#[error("a vCPU's thread has ended")]
-pub(super) struct Dead;
-
 /// Creates vCPU `index` with the CPUID that the guest is to see.
 pub(super) fn create(vm: &VmFd, index: u32, cpuid: &CpuId) -> Result<VcpuFd, BuildError> {
     kick::install_handler().map_err(BuildError::VcpuThread)?;
-    let vcpu = vm.create_vcpu(index.into()).map_err(BuildError::kvm("KVM_CREATE_VCPU"))?;
+    let vcpu = vm
+        .create_vcpu(index.into())
+        .map_err(BuildError::kvm("KVM_CREATE_VCPU"))?;
     let mut cpuid = cpuid.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -74,13 +71,18 @@ pub(super) fn create(vm: &VmFd, index: u32, cpuid: &CpuId) -> Result<VcpuFd, Bui
             _ => {}
         }
     }
-    vcpu.set_cpuid2(&cpuid).map_err(BuildError::kvm("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(BuildError::kvm("KVM_SET_CPUID2"))?;
     Ok(vcpu)
 }
 
 impl Vcpu {
     /// Starts the thread of `vcpu`, paused.
-    pub(super) fn spawn(vcpu: VcpuFd, name: String, context: VcpuContext) -> Result<Self, BuildError> {
+    pub(super) fn spawn(
+        vcpu: VcpuFd,
+        name: String,
+        context: VcpuContext,
+    ) -> Result<Self, BuildError> {
         let power_on = PowerOn::read(&vcpu).map_err(BuildError::kvm("reading a vCPU's state"))?;
         let immediate_exit = ImmediateExit::new(&vcpu).map_err(BuildError::VcpuThread)?;
         let control = Arc::new(Control::new(immediate_exit, context.parked.clone()));
@@ -90,14 +92,21 @@ impl Vcpu {
             .spawn({
                 let control = control.clone();
                 move || {
-                    let _last_will = LastWill { control: control.clone(), died: context.died };
+                    let _last_will = LastWill {
+                        control: control.clone(),
+                        died: context.died,
+                    };
                     run(vcpu, &control, &context.bus, &context.requests);
                 }
             })
             .map_err(|error: io::Error| {
                 BuildError::VcpuThread(nix::Error::from_raw(error.raw_os_error().unwrap_or(0)))
             })?;
-        Ok(Self { control, power_on: Arc::new(power_on), thread: Some(thread) })
+        Ok(Self {
+            control,
+            power_on: Arc::new(power_on),
+            thread: Some(thread),
+        })
     }
 
     /// Has the vCPU pause; [`Vcpu::is_parked`] tells when it has.

@@ -37,7 +37,11 @@ impl PowerOn {
         vcpu.set_sregs(&self.sregs)?;
         vcpu.set_regs(&self.regs)?;
         reset_extended(vcpu)?;
-        vcpu.set_debug_regs(&kvm_debugregs { dr6: 0xffff_0ff0, dr7: 0x400, ..Default::default() })?;
+        vcpu.set_debug_regs(&kvm_debugregs {
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            ..Default::default()
+        })?;
         reset_msrs(vcpu)?;
         vcpu.set_lapic(&self.lapic)?;
         vcpu.set_vcpu_events(&self.events)?;
@@ -47,7 +51,10 @@ impl PowerOn {
 
 /// x87, SSE and all later register files (Intel SDM, volume 1, 13.6: initial configuration).
 fn reset_extended(vcpu: &VcpuFd) -> Result<(), Error> {
-    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
     if let Some(xcr0) = xcrs.xcrs.first_mut() {
         xcr0.value = 1;
     }
@@ -100,9 +107,15 @@ fn reset_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
     while !rest.is_empty() {
         let entries: Vec<_> = rest
             .iter()
-            .map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() })
+            .map(|&(index, data)| kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            })
             .collect();
-        let Ok(msrs) = Msrs::from_entries(&entries) else { break };
+        let Ok(msrs) = Msrs::from_entries(&entries) else {
+            break;
+        };
         let written = vcpu.set_msrs(&msrs)?;
         rest = rest.get(written + 1..).unwrap_or_default();
     }

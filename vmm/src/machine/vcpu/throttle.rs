@@ -15,7 +15,10 @@ pub(super) struct Throttle {
 
 impl Throttle {
     pub(super) fn new() -> Self {
-        Self { tokens: BURST, filled: Instant::now() }
+        Self {
+            tokens: BURST,
+            filled: Instant::now(),
+        }
     }
 
     /// Takes a token; if there is none, returns when there will be one.
@@ -53,7 +56,9 @@ mod tests {
         assert_eq!(throttle.take(free), None);
         assert!(throttle.take(free).is_some());
         let later = free + Duration::from_secs(1);
-        let granted = (0..BURST).filter(|_| throttle.take(later).is_none()).count();
+        let granted = (0..BURST)
+            .filter(|_| throttle.take(later).is_none())
+            .count();
         assert_eq!(granted, PER_SECOND as usize);
     }
 }

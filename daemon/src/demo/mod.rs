@@ -1,0 +1,4 @@
+//! The demonstration.
+
+/// todo
+pub async fn run() -> Result<(), std::io::Error> { Ok(()) }
