@@ -41,6 +41,18 @@ impl ConsoleInput {
         }
         Ok(())
     }
+
+    /// Waits until the connection has taken everything that was sent.
+    ///
+    /// # Errors
+    /// [`ConsoleClosed`] once the call has ended.
+    pub async fn drain(&self) -> Result<(), ConsoleClosed> {
+        self.requests
+            .reserve_many(IN_FLIGHT)
+            .await
+            .map(drop)
+            .map_err(|_| ConsoleClosed)
+    }
 }
 
 /// What the guest writes to its serial port.

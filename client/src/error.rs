@@ -1,7 +1,8 @@
 //! What can go wrong with a call: a gRPC status in, an [`Error`] that a caller can act on out.
 
-use std::{collections::BTreeMap, error::Error as StdError, fmt};
+use std::{collections::BTreeMap, error::Error as StdError, fmt, io};
 
+use nix::errno::Errno;
 use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -177,22 +178,24 @@ fn broke(status: &Status) -> bool {
 
 /// What to tell people about a failed connection: the innermost error says it best.
 fn cause(source: &(dyn StdError + Send + Sync + 'static)) -> String {
-    let mut at: &(dyn StdError + 'static) = source;
-    let mut bottom = None;
-    while let Some(next) = at.source() {
-        bottom = Some(next);
-        at = next;
+    let errno = chain(source)
+        .filter_map(|at| at.downcast_ref::<io::Error>())
+        .find_map(io::Error::raw_os_error);
+    match (errno, chain(source).last()) {
+        (Some(errno), _) => Errno::from_raw(errno).desc().to_owned(),
+        (None, Some(innermost)) => match innermost.downcast_ref::<Status>() {
+            Some(status) => status.message().to_owned(),
+            None => innermost.to_string(),
+        },
+        (None, None) => source.to_string(),
     }
-    if let Some(errno) = at
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::raw_os_error)
-    {
-        return nix::errno::Errno::from_raw(errno).desc().to_owned();
-    }
-    match (bottom, source.downcast_ref::<Status>()) {
-        (None, Some(status)) => status.message().to_owned(),
-        _ => at.to_string(),
-    }
+}
+
+/// An error, what caused it, what caused that, and so on.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |at| (**at).source())
 }
 
 /// The spelling of a machine's run state.
@@ -203,7 +206,7 @@ fn state_of(vm: &v1::Vm) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, io, sync::Arc};
+    use std::{collections::HashMap, sync::Arc};
 
     use tonic_types::ErrorDetails;
 

@@ -1,6 +1,6 @@
 //! Opens the one connection a [`Client`](crate::Client) uses: socket in, gRPC channel out.
 
-use std::{error::Error as StdError, io, time::Duration};
+use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
     let unreachable = |source: tonic::transport::Error| Error::Unreachable {
         endpoint: endpoint.clone(),
-        source: root_cause(source),
+        source: Box::new(source),
     };
     let target = Target::new(authority(endpoint))
         .map_err(unreachable)?
@@ -49,19 +49,4 @@ fn authority(endpoint: &Endpoint) -> String {
         Endpoint::Unix(_) => "http://localhost".to_owned(),
         Endpoint::Tcp(address) => format!("http://{address}"),
     }
-}
-
-/// The operating system's error at the bottom of `error`, or `error` itself.
-fn root_cause(error: tonic::transport::Error) -> Box<dyn StdError + Send + Sync> {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
-    while let Some(at) = cause {
-        if let Some(io) = at.downcast_ref::<io::Error>() {
-            return Box::new(match io.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(io.kind(), io.to_string()),
-            });
-        }
-        cause = at.source();
-    }
-    Box::new(error)
 }
