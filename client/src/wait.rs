@@ -12,7 +12,8 @@ impl Client {
     /// come as one. Dropping the future ends the wait, so it combines with a timeout.
     ///
     /// # Errors
-    /// [`Error::Gone`] if there is no such machine or it is deleted meanwhile; else see [`Client`].
+    /// [`Error::Gone`], or the daemon's own `VM_NOT_FOUND`, if there is no such machine;
+    /// [`Error::Gone`] if it is deleted meanwhile; else see [`Client`].
     pub async fn wait(
         &self,
         name: &str,

@@ -29,13 +29,13 @@ use vmctl::{
 };
 
 /// A running fake daemon; dropping it ends it and removes its socket.
-pub struct Fake {
+pub(crate) struct Fake {
     dir: TempDir,
     runtime: Option<Runtime>,
 }
 
 impl Fake {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let listener = {
@@ -49,7 +49,7 @@ impl Fake {
         }
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::Unix(PathBuf::from(self.dir.path()).join("s"))
     }
 }
@@ -57,7 +57,9 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         // An async test may not wait for the runtime's threads.
-        self.runtime.take().map(Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -283,7 +285,8 @@ service! {
 
         type ConsoleStream = Replies<v1::ConsoleResponse>;
 
-        /// Says "hi ", sends every byte back, and ends when the input does.
+        /// Says "hi ", sends every byte back, and ends when the input does. Machine "deaf" reads
+        /// nothing.
         async fn console(
             &self,
             request: Request<Streaming<v1::ConsoleRequest>>,
@@ -292,11 +295,15 @@ service! {
             let hello = requests.message().await?.unwrap_or_default();
             self.find(&hello.name).await?;
             let (replies, queue) = mpsc::channel(16);
+            let deaf = hello.name == "deaf";
             tokio::spawn(async move {
                 let mut output = b"hi ".to_vec();
                 loop {
                     let reply = v1::ConsoleResponse { output, offset: 0 };
                     let _ = replies.send(Ok(reply)).await;
+                    if deaf {
+                        replies.closed().await;
+                    }
                     match requests.message().await {
                         Ok(Some(request)) => output = request.input,
                         _ => break,
