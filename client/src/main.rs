@@ -1,4 +1,8 @@
 //! `vmctl`: drives the machines of a `vmd` daemon.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmctl::cli::main()
+}

@@ -1,0 +1,48 @@
+//! `vmctl wait`: until a machine is where it should be, or the time is over.
+
+use tokio::time::timeout;
+
+use super::super::{args::Wait, failure::Failure, output::Output, values::Goal, view};
+use crate::{
+    Client, Error, json,
+    v1::{Vm, VmStatus},
+    wait::{has_ended, is_in},
+};
+
+pub(super) async fn run(client: &Client, wait: &Wait, out: &mut Output) -> Result<(), Failure> {
+    let mut latest: Option<VmStatus> = None;
+    let arrival = client.wait(&wait.name, |vm| {
+        latest.clone_from(&vm.status);
+        has_ended(vm) || reached(vm, wait.state)
+    });
+    let vm = match wait.timeout {
+        Some(limit) => timeout(limit, arrival).await.ok(),
+        None => Some(arrival.await),
+    };
+    let Some(vm) = vm else {
+        return Err(Failure::Told(match latest {
+            Some(status) => format!(
+                "the time is over: {}",
+                view::status(&wait.name, &status, status.seq)
+            ),
+            None => "the time is over, and the daemon has not answered".to_owned(),
+        }));
+    };
+    let doing = format!("wait for '{}'", wait.name);
+    let vm = vm.map_err(Failure::call(doing.as_str()))?;
+    if !reached(&vm, wait.state) {
+        return Err(Failure::Call(doing, Error::Ended { vm: Box::new(vm) }));
+    }
+    let status = vm.status.clone().unwrap_or_default();
+    out.show(
+        || json::vm(&vm),
+        || view::status(&vm.name, &status, status.seq),
+    )
+}
+
+fn reached(vm: &Vm, goal: Goal) -> bool {
+    match goal {
+        Goal::Ended => has_ended(vm),
+        Goal::State(state) => !has_ended(vm) && is_in(vm, state),
+    }
+}

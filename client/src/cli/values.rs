@@ -1,0 +1,158 @@
+//! Readers of option values: text in, checked values out; an error is a usage error.
+
+use std::{path::absolute, time::Duration};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::{Endpoint, names::Spelled, v1::RunState};
+
+/// What `wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// A live machine in this state.
+    State(RunState),
+    /// A machine whose guest is gone.
+    Ended,
+}
+
+/// Reads a [`Goal`]: a run state's spelling, or `ended`.
+pub(super) fn goal() -> impl TypedValueParser<Value = Goal> {
+    let spellings = RunState::TABLE
+        .iter()
+        .map(|(_, text)| *text)
+        .chain(["ended"]);
+    PossibleValuesParser::new(spellings)
+        .map(|text| RunState::from_spelling(&text).map_or(Goal::Ended, Goal::State))
+}
+
+/// Reads a size in bytes: `65536`, `64K`, `16M`, `2G`, `1T`.
+pub(super) fn memory(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, unit)) if !unit.is_ascii_digit() => {
+            let shift = match unit.to_ascii_uppercase() {
+                'K' => 10,
+                'M' => 20,
+                'G' => 30,
+                'T' => 40,
+                _ => return Err(SIZE.to_owned()),
+            };
+            (text.get(..at).unwrap_or_default(), shift)
+        }
+        _ => (text, 0),
+    };
+    let count = number(digits).ok_or(SIZE)?.ok_or(TOO_LARGE)?;
+    count
+        .checked_mul(1 << shift)
+        .ok_or_else(|| TOO_LARGE.to_owned())
+}
+
+const SIZE: &str = "expected bytes, or a number with K, M, G or T, for example 256M";
+const TOO_LARGE: &str = "the size does not fit 64 bits";
+
+/// Reads a time: `500ms`, `30s`, `2m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a number with ms, s, m or h, for example 30s";
+    const TOO_LONG: &str = "the time is too long";
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(EXPECTED)?;
+    let (digits, unit) = text.split_at_checked(split).ok_or(EXPECTED)?;
+    let count = number(digits).ok_or(EXPECTED)?.ok_or(TOO_LONG)?;
+    let seconds = match unit {
+        "ms" => return Ok(Duration::from_millis(count)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    count
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(|| TOO_LONG.to_owned())
+}
+
+/// Reads digits alone: outer `None` if there is anything else, inner if the number is too large.
+fn number(digits: &str) -> Option<Option<u64>> {
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok())
+}
+
+/// Reads a path and makes it absolute: the daemon works elsewhere.
+pub(super) fn absolute_path(text: &str) -> Result<String, String> {
+    let path = absolute(text).map_err(|error| error.to_string())?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| format!("{} is not UTF-8", path.display()))
+}
+
+/// Reads `unix:PATH` of a serial port and makes the path absolute.
+pub(super) fn serial(text: &str) -> Result<String, String> {
+    let Ok(Endpoint::Unix(path)) = text.parse() else {
+        return Err("expected unix:PATH".to_owned());
+    };
+    let path = absolute_path(&path.to_string_lossy())?;
+    Endpoint::unix(&path).map_err(|error| error.to_string())?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_binary_multiples() {
+        assert_eq!(memory("4096"), Ok(4096));
+        assert_eq!(memory("64k"), Ok(65536));
+        assert_eq!(memory("256M"), Ok(256 << 20));
+        assert_eq!(memory("2G"), Ok(2 << 30));
+        assert_eq!(memory("16777215T"), Ok(16777215 << 40));
+        assert_eq!(memory("18446744073709551615"), Ok(u64::MAX));
+        for large in ["16777216T", "18446744073709551616"] {
+            assert_eq!(memory(large), Err(TOO_LARGE.to_owned()));
+        }
+        for bad in [
+            "", "M", "1.5G", "-1", "+1", " 1", "1MiB", "1X", "1 M", "0x10", "1é",
+        ] {
+            assert_eq!(memory(bad), Err(SIZE.to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in [
+            "",
+            "30",
+            "s",
+            "1.5s",
+            "-1s",
+            "1d",
+            "1 s",
+            "99999999999999999999s",
+            "é",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_become_absolute() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(absolute_path("/a/b"), Ok("/a/b".to_owned()));
+        assert_eq!(
+            absolute_path("b"),
+            Ok(here.join("b").to_str().unwrap().to_owned())
+        );
+        assert!(absolute_path("").is_err());
+        assert_eq!(serial("unix:/run/s"), Ok("/run/s".to_owned()));
+        assert_eq!(
+            serial("unix:s"),
+            Ok(here.join("s").to_str().unwrap().to_owned())
+        );
+        for bad in ["s", "unix:", "tcp:1", "http://127.0.0.1:1"] {
+            assert!(serial(bad).is_err(), "{bad}");
+        }
+    }
+}

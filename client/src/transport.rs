@@ -1,0 +1,52 @@
+//! Opens the one connection a [`Client`](crate::Client) uses: socket in, gRPC channel out.
+
+use std::{io, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint as Target, Uri};
+use tower::service_fn;
+
+use crate::{Endpoint, Error};
+
+/// How long the socket may take to accept.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects now; the channel connects again by itself should the connection break later.
+pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
+    let unreachable = |source: tonic::transport::Error| Error::Unreachable {
+        endpoint: endpoint.clone(),
+        source: Box::new(source),
+    };
+    let target = Target::new(authority(endpoint))
+        .map_err(unreachable)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(concat!("vmctl/", env!("CARGO_PKG_VERSION")))
+        .map_err(unreachable)?;
+    let channel = match endpoint.clone() {
+        Endpoint::Unix(path) => {
+            let connector = service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            });
+            target.connect_with_connector(connector).await
+        }
+        Endpoint::Tcp(address) => {
+            let connector = service_fn(move |_: Uri| async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            });
+            target.connect_with_connector(connector).await
+        }
+    };
+    channel.map_err(unreachable)
+}
+
+/// What the requests name as their `:authority`; a Unix socket has no host of its own.
+fn authority(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Unix(_) => "http://localhost".to_owned(),
+        Endpoint::Tcp(address) => format!("http://{address}"),
+    }
+}
