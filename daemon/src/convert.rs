@@ -24,27 +24,28 @@ fn cause(cause: ShutdownCause) -> i32 {
 
 /// What an event says.
 pub fn event_kind(event: Event) -> Kind {
-    let panic_action =
-        |action: GuestPanicAction| field::<event::GuestPanicAction>(action.name());
+    let panic_action = |action: GuestPanicAction| field::<event::GuestPanicAction>(action.name());
     match event {
         Event::Stop => Kind::Stop(event::Stop {}),
         Event::Resume => Kind::Resume(event::Resume {}),
-        Event::Reset(reason) => {
-            Kind::Reset(event::Reset { guest: reason.is_guest(), reason: cause(reason) })
-        }
-        Event::Shutdown(reason) => {
-            Kind::Shutdown(event::Shutdown { guest: reason.is_guest(), reason: cause(reason) })
-        }
+        Event::Reset(reason) => Kind::Reset(event::Reset {
+            guest: reason.is_guest(),
+            reason: cause(reason),
+        }),
+        Event::Shutdown(reason) => Kind::Shutdown(event::Shutdown {
+            guest: reason.is_guest(),
+            reason: cause(reason),
+        }),
         Event::Powerdown => Kind::Powerdown(event::Powerdown {}),
         Event::Suspend => Kind::Suspend(event::Suspend {}),
         Event::SuspendDisk => Kind::SuspendDisk(event::SuspendDisk {}),
         Event::Wakeup => Kind::Wakeup(event::Wakeup {}),
-        Event::Watchdog(action) => {
-            Kind::Watchdog(event::Watchdog { action: field::<v1::WatchdogAction>(action.name()) })
-        }
-        Event::GuestPanicked(action) => {
-            Kind::GuestPanicked(event::GuestPanicked { action: panic_action(action) })
-        }
+        Event::Watchdog(action) => Kind::Watchdog(event::Watchdog {
+            action: field::<v1::WatchdogAction>(action.name()),
+        }),
+        Event::GuestPanicked(action) => Kind::GuestPanicked(event::GuestPanicked {
+            action: panic_action(action),
+        }),
         Event::GuestCrashloaded => Kind::GuestCrashloaded(event::GuestCrashloaded {
             action: panic_action(GuestPanicAction::Run),
         }),
@@ -95,16 +96,21 @@ pub fn action_change(actions: &v1::Actions) -> Result<ActionChange, UnknownActio
 pub fn end(end: &End) -> v1::VmEnd {
     let time = Some(end.time.into());
     match &end.kind {
-        EndKind::Shutdown { cause: whose, exit_status } => v1::VmEnd {
+        EndKind::Shutdown {
+            cause: whose,
+            exit_status,
+        } => v1::VmEnd {
             kind: vm_end::Kind::Shutdown.into(),
             cause: cause(*whose),
             exit_status: (*exit_status).into(),
             time,
             ..Default::default()
         },
-        EndKind::Watchdog => {
-            v1::VmEnd { kind: vm_end::Kind::Watchdog.into(), time, ..Default::default() }
-        }
+        EndKind::Watchdog => v1::VmEnd {
+            kind: vm_end::Kind::Watchdog.into(),
+            time,
+            ..Default::default()
+        },
         EndKind::Failed(why) => v1::VmEnd {
             kind: vm_end::Kind::Failed.into(),
             exit_status: 1,
@@ -117,7 +123,11 @@ pub fn end(end: &End) -> v1::VmEnd {
 
 /// A machine's status.
 pub fn status(status: &Status) -> v1::VmStatus {
-    let phase = if status.end.is_none() { v1::VmPhase::Live } else { v1::VmPhase::Ended };
+    let phase = if status.end.is_none() {
+        v1::VmPhase::Live
+    } else {
+        v1::VmPhase::Ended
+    };
     v1::VmStatus {
         phase: phase.into(),
         state: run_state(status.state),
@@ -131,7 +141,9 @@ pub fn status(status: &Status) -> v1::VmStatus {
 
 fn definition(definition: &Definition) -> v1::VmDefinition {
     let path = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+        path.as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default()
     };
     v1::VmDefinition {
         memory_bytes: Some(definition.memory_bytes),
@@ -165,8 +177,16 @@ mod tests {
 
     #[test]
     fn every_value_of_the_machine_has_one_on_the_wire() {
-        assert!(RunState::ALL.iter().all(|state| run_state(*state) == *state as i32 + 1));
-        assert!(ShutdownCause::ALL.iter().all(|whose| cause(*whose) == *whose as i32 + 1));
+        assert!(
+            RunState::ALL
+                .iter()
+                .all(|state| run_state(*state) == *state as i32 + 1)
+        );
+        assert!(
+            ShutdownCause::ALL
+                .iter()
+                .all(|whose| cause(*whose) == *whose as i32 + 1)
+        );
     }
 
     #[test]
@@ -175,7 +195,12 @@ mod tests {
             for &shutdown in ShutdownAction::ALL {
                 for &panic in PanicAction::ALL {
                     for &watchdog in WatchdogAction::ALL {
-                        let sent = Actions { reboot, shutdown, panic, watchdog };
+                        let sent = Actions {
+                            reboot,
+                            shutdown,
+                            panic,
+                            watchdog,
+                        };
                         let change = action_change(&actions(sent)).unwrap();
                         assert_eq!(Actions::default().with(change), sent);
                     }
@@ -186,9 +211,19 @@ mod tests {
 
     #[test]
     fn unknown_actions_are_named() {
-        let sent = v1::Actions { reboot: 1, panic: 77, ..Default::default() };
-        let unknown = UnknownAction { field: "panic", value: 77 };
+        let sent = v1::Actions {
+            reboot: 1,
+            panic: 77,
+            ..Default::default()
+        };
+        let unknown = UnknownAction {
+            field: "panic",
+            value: 77,
+        };
         assert_eq!(action_change(&sent), Err(unknown));
-        assert_eq!(action_change(&v1::Actions::default()), Ok(ActionChange::default()));
+        assert_eq!(
+            action_change(&v1::Actions::default()),
+            Ok(ActionChange::default())
+        );
     }
 }

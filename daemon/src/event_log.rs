@@ -56,7 +56,10 @@ impl EventLog {
     /// An empty log that keeps `capacity` events, at least one.
     pub fn new(capacity: usize) -> Self {
         Self {
-            inner: Mutex::new(Inner { events: VecDeque::new(), newest: 0 }),
+            inner: Mutex::new(Inner {
+                events: VecDeque::new(),
+                newest: 0,
+            }),
             capacity: capacity.max(1),
             newest: watch::Sender::new(0),
         }
@@ -93,13 +96,23 @@ impl EventLog {
     pub fn read_after(&self, after_seq: u64) -> Result<Vec<Arc<Event>>, Lost> {
         let inner = self.lock();
         let oldest_seq = inner.newest + 1 - inner.events.len() as u64;
-        let lost = Lost { after_seq, oldest_seq, newest_seq: inner.newest };
+        let lost = Lost {
+            after_seq,
+            oldest_seq,
+            newest_seq: inner.newest,
+        };
         if after_seq > inner.newest {
             return Err(lost);
         }
         let skip = (after_seq + 1).checked_sub(oldest_seq).ok_or(lost)?;
         let skip = usize::try_from(skip).map_err(|_| lost)?;
-        Ok(inner.events.iter().skip(skip).take(BATCH).cloned().collect())
+        Ok(inner
+            .events
+            .iter()
+            .skip(skip)
+            .take(BATCH)
+            .cloned()
+            .collect())
     }
 
     /// For waiting until there is something new.
@@ -125,7 +138,8 @@ mod tests {
     }
 
     fn numbers(log: &EventLog, after: u64) -> Result<Vec<u64>, Lost> {
-        log.read_after(after).map(|events| events.iter().map(|event| event.seq).collect())
+        log.read_after(after)
+            .map(|events| events.iter().map(|event| event.seq).collect())
     }
 
     #[test]
@@ -142,7 +156,11 @@ mod tests {
         let log = log_of(3, 5);
         assert_eq!(numbers(&log, 2), Ok(vec![3, 4, 5]));
         for after_seq in [0, 1, 6, u64::MAX] {
-            let lost = Lost { after_seq, oldest_seq: 3, newest_seq: 5 };
+            let lost = Lost {
+                after_seq,
+                oldest_seq: 3,
+                newest_seq: 5,
+            };
             assert_eq!(numbers(&log, after_seq), Err(lost));
         }
     }

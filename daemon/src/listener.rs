@@ -68,9 +68,10 @@ impl UnixSocket {
 /// Makes the directory that `path` is in, for this user only, unless it exists.
 pub fn make_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)
-        }
+        Some(parent) if !parent.as_os_str().is_empty() => fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent),
         _ => Ok(()),
     }
 }
@@ -96,9 +97,16 @@ mod tests {
         assert!(path.exists(), "the stale socket");
 
         let socket = UnixSocket::bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let again = UnixSocket::bind(&path).map(drop).unwrap_err();
-        assert_eq!(again.kind(), io::ErrorKind::AddrInUse, "somebody listens there");
+        assert_eq!(
+            again.kind(),
+            io::ErrorKind::AddrInUse,
+            "somebody listens there"
+        );
 
         drop(socket);
         assert!(!path.exists());

@@ -66,13 +66,18 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
     let result = match cli.command {
         Command::Serve(arguments) => runtime.block_on(serve(arguments)).map_err(|e| failed(&e)),
-        Command::Demo => runtime.block_on(demo::run()).map_err(|error| failed(&error)),
+        Command::Demo => runtime
+            .block_on(demo::run())
+            .map_err(|error| failed(&error)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

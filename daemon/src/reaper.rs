@@ -12,20 +12,23 @@ use tokio_util::task::TaskTracker;
 const PARALLEL: usize = 16;
 
 /// Closes what it is given.
-pub struct Reaper {
+pub(crate) struct Reaper {
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
 impl Default for Reaper {
     fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(PARALLEL)), tasks: TaskTracker::new() }
+        Self {
+            permits: Arc::new(Semaphore::new(PARALLEL)),
+            tasks: TaskTracker::new(),
+        }
     }
 }
 
 impl Reaper {
     /// Drops `machine` soon, on a thread where that may block.
-    pub fn close(&self, machine: impl Send + 'static) {
+    pub(crate) fn close(&self, machine: impl Send + 'static) {
         let permits = self.permits.clone();
         self.tasks.spawn(async move {
             // The semaphore is never closed; without a permit it is dropped all the same.
@@ -36,7 +39,7 @@ impl Reaper {
     }
 
     /// Waits until everything is closed. Nothing may be given to it after this.
-    pub async fn finish(&self) {
+    pub(crate) async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -10,7 +10,7 @@ use crate::vm::VmHandle;
 
 /// The machines of one daemon.
 #[derive(Default)]
-pub struct Registry {
+pub(crate) struct Registry {
     slots: DashMap<String, Slot>,
 }
 
@@ -21,36 +21,43 @@ enum Slot {
 
 impl Registry {
     /// Takes `name`, until the reservation is dropped or filled. `None` if it is taken.
-    pub fn reserve(self: &Arc<Self>, name: &str) -> Option<Reservation> {
+    pub(crate) fn reserve(self: &Arc<Self>, name: &str) -> Option<Reservation> {
         match self.slots.entry(name.to_owned()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(slot) => {
                 slot.insert(Slot::Reserved);
-                Some(Reservation { registry: self.clone(), name: name.to_owned(), filled: false })
+                Some(Reservation {
+                    registry: self.clone(),
+                    name: name.to_owned(),
+                    filled: false,
+                })
             }
         }
     }
 
     /// The machine called `name`.
-    pub fn get(&self, name: &str) -> Option<Arc<VmHandle>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<VmHandle>> {
         self.slots.get(name).and_then(|slot| slot.vm())
     }
 
     /// All machines, ordered by name.
-    pub fn list(&self) -> Vec<Arc<VmHandle>> {
+    pub(crate) fn list(&self) -> Vec<Arc<VmHandle>> {
         let mut vms: Vec<_> = self.slots.iter().filter_map(|slot| slot.vm()).collect();
         vms.sort_unstable_by(|a, b| a.record.name.cmp(&b.record.name));
         vms
     }
 
     /// Forgets every machine: their actors end.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.slots.clear();
     }
 
     /// Frees the name of the machine with this name and id.
-    pub fn remove(&self, name: &str, id: &str) {
-        self.slots.remove_if(name, |_, slot| matches!(slot, Slot::Vm(vm) if vm.record.id == id));
+    pub(crate) fn remove(&self, name: &str, id: &str) {
+        self.slots.remove_if(
+            name,
+            |_, slot| matches!(slot, Slot::Vm(vm) if vm.record.id == id),
+        );
     }
 }
 
@@ -64,7 +71,7 @@ impl Slot {
 }
 
 /// A name that is taken by a machine yet to be.
-pub struct Reservation {
+pub(crate) struct Reservation {
     registry: Arc<Registry>,
     name: String,
     filled: bool,
@@ -72,7 +79,7 @@ pub struct Reservation {
 
 impl Reservation {
     /// Shows `vm`, which has the reserved name, to everybody.
-    pub fn fill(mut self, vm: Arc<VmHandle>) {
+    pub(crate) fn fill(mut self, vm: Arc<VmHandle>) {
         self.registry.slots.insert(self.name.clone(), Slot::Vm(vm));
         self.filled = true;
     }

@@ -147,15 +147,25 @@ pub async fn bind(config: Config) -> Result<Bound, ServeError> {
     let data_dir = config.data_dir.as_deref().map(lock_data_dir).transpose()?;
     let mut listeners = Vec::new();
     for endpoint in &config.listen {
-        let listener = listen(endpoint).await.map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => ServeError::InUse(endpoint.clone()),
-            _ => ServeError::Listen { endpoint: endpoint.clone(), source },
-        })?;
+        let listener = listen(endpoint)
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::AddrInUse => ServeError::InUse(endpoint.clone()),
+                _ => ServeError::Listen {
+                    endpoint: endpoint.clone(),
+                    source,
+                },
+            })?;
         info!(%endpoint, "listening");
         listeners.push(listener);
     }
     let daemon = Daemon::new(host, host_memory, config.events_kept);
-    Ok(Bound { daemon, listeners, grace: config.grace, _data_dir: data_dir })
+    Ok(Bound {
+        daemon,
+        listeners,
+        grace: config.grace,
+        _data_dir: data_dir,
+    })
 }
 
 impl Bound {
@@ -170,7 +180,12 @@ impl Bound {
 
     /// Serves until `end` comes, then ends every machine and returns when nothing is left of them.
     pub async fn serve(self, end: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { daemon, listeners, grace, _data_dir } = self;
+        let Self {
+            daemon,
+            listeners,
+            grace,
+            _data_dir,
+        } = self;
         let routes = routes(&daemon).await?;
         let stop = CancellationToken::new();
         let mut servers = JoinSet::new();
@@ -219,10 +234,12 @@ async fn routes(daemon: &Arc<Daemon>) -> Result<Routes, ServeError> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let configure = tonic_reflection::server::Builder::configure;
-    Ok(Routes::new(VmServiceServer::new(Service::new(daemon.clone())))
-        .add_service(health_service)
-        .add_service(reflection(configure()).build_v1()?)
-        .add_service(reflection(configure()).build_v1alpha()?))
+    Ok(
+        Routes::new(VmServiceServer::new(Service::new(daemon.clone())))
+            .add_service(health_service)
+            .add_service(reflection(configure()).build_v1()?)
+            .add_service(reflection(configure()).build_v1alpha()?),
+    )
 }
 
 async fn listen(endpoint: &Endpoint) -> io::Result<Listener> {
@@ -238,8 +255,15 @@ async fn listen(endpoint: &Endpoint) -> io::Result<Listener> {
 
 /// Makes the directory, for this user only, and locks it as long as the file is open.
 fn lock_data_dir(path: &Path) -> Result<Flock<File>, ServeError> {
-    let failed = |source| ServeError::DataDir { path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let failed = |source| ServeError::DataDir {
+        path: path.to_owned(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed)?;
     let file = File::create(path.join("vmd.lock")).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::Error::EWOULDBLOCK => ServeError::DataDirInUse(path.to_owned()),

@@ -1,4 +1,6 @@
 //! The demonstration.
 
 /// todo
-pub async fn run() -> Result<(), std::io::Error> { Ok(()) }
+pub async fn run() -> Result<(), std::io::Error> {
+    Ok(())
+}

@@ -49,7 +49,10 @@ pub(super) fn definition(
     let vcpus = definition.vcpus.unwrap_or(DEFAULT_VCPUS);
     check_vcpus(vcpus, daemon.host.max_vcpus())
         .map_err(|error| invalid_field("definition.vcpus", &error.to_string()))?;
-    let change = actions("definition.actions", &definition.actions.unwrap_or_default())?;
+    let change = actions(
+        "definition.actions",
+        &definition.actions.unwrap_or_default(),
+    )?;
     Ok(Definition {
         memory_bytes,
         vcpus,
@@ -64,7 +67,10 @@ pub(super) fn actions(field: &str, actions: &v1::Actions) -> Result<ActionChange
     convert::action_change(actions).map_err(|unknown| {
         invalid_field(
             &format!("{field}.{}", unknown.field),
-            &format!("Parameter '{}' does not accept value '{}'", unknown.field, unknown.value),
+            &format!(
+                "Parameter '{}' does not accept value '{}'",
+                unknown.field, unknown.value
+            ),
         )
     })
 }
@@ -75,7 +81,10 @@ fn path(field: &str, path: String) -> Result<Option<PathBuf>, Refusal> {
         return Ok(None);
     }
     if !Path::new(&path).is_absolute() || path.contains('\0') {
-        return Err(invalid_field(field, &format!("'{path}' is not an absolute path")));
+        return Err(invalid_field(
+            field,
+            &format!("'{path}' is not an absolute path"),
+        ));
     }
     Ok(Some(path.into()))
 }
@@ -90,7 +99,18 @@ mod tests {
             assert!(name(good).is_ok(), "{good}");
         }
         for bad in [
-            "", "-a", "a-", ".a", "a.", "A", "a/b", "a b", "ä", "a\0", "..", &"x".repeat(64),
+            "",
+            "-a",
+            "a-",
+            ".a",
+            "a.",
+            "A",
+            "a/b",
+            "a b",
+            "ä",
+            "a\0",
+            "..",
+            &"x".repeat(64),
             &"x".repeat(300),
         ] {
             let refusal = name(bad).unwrap_err();
@@ -104,7 +124,12 @@ mod tests {
         assert_eq!(path("f", String::new()).unwrap(), None);
         assert_eq!(path("f", "/a/b".into()).unwrap(), Some("/a/b".into()));
         for bad in ["a/b", "./a", "/a\0b"] {
-            assert!(path("f", bad.into()).unwrap_err().message().starts_with("f: "));
+            assert!(
+                path("f", bad.into())
+                    .unwrap_err()
+                    .message()
+                    .starts_with("f: ")
+            );
         }
     }
 }

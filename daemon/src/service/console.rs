@@ -16,7 +16,11 @@ pub(super) async fn serve(
     requests: Streaming<ConsoleRequest>,
     sender: Sender<ConsoleResponse>,
 ) {
-    let from = if first.skip_history { console.output_end() } else { 0 };
+    let from = if first.skip_history {
+        console.output_end()
+    } else {
+        0
+    };
     tokio::select! {
         () = output(&console, from, &sender) => {}
         () = input(&console, first.input, requests) => {}
@@ -37,7 +41,10 @@ async fn output(console: &Console, mut position: u64, sender: &Sender<ConsoleRes
             continue;
         }
         position = chunk.offset + chunk.bytes.len() as u64;
-        let response = ConsoleResponse { output: chunk.bytes, offset: chunk.offset };
+        let response = ConsoleResponse {
+            output: chunk.bytes,
+            offset: chunk.offset,
+        };
         if sender.send(Ok(response)).await.is_err() {
             return;
         }

@@ -16,9 +16,15 @@ use crate::{
 const DOMAIN: &str = "vmd";
 
 fn status(code: Code, reason: &str, message: String, metadata: &[(&str, String)]) -> Status {
-    let metadata: HashMap<_, _> =
-        metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+    let metadata: HashMap<_, _> = metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
+    Status::with_error_details(
+        code,
+        message,
+        ErrorDetails::with_error_info(reason, DOMAIN, metadata),
+    )
 }
 
 /// A field with a bad value, under the general reason.
@@ -29,18 +35,32 @@ pub(super) fn invalid_field(field: &str, problem: &str) -> Status {
 fn bad_field(reason: &str, field: &str, problem: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.add_bad_request_violation(field, problem);
-    Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+    Status::with_error_details(
+        Code::InvalidArgument,
+        format!("{field}: {problem}"),
+        details,
+    )
 }
 
 /// There is no machine of this name.
 pub(super) fn not_found(name: &str) -> Status {
     let message = format!("there is no machine called '{name}'");
-    status(Code::NotFound, "VM_NOT_FOUND", message, &[("name", name.to_owned())])
+    status(
+        Code::NotFound,
+        "VM_NOT_FOUND",
+        message,
+        &[("name", name.to_owned())],
+    )
 }
 
 /// A bug of the daemon's.
 pub(super) fn internal(name: &str, problem: &str) -> Status {
-    status(Code::Internal, "INTERNAL", problem.to_owned(), &[("name", name.to_owned())])
+    status(
+        Code::Internal,
+        "INTERNAL",
+        problem.to_owned(),
+        &[("name", name.to_owned())],
+    )
 }
 
 /// Events that are gone, or have not come.
@@ -55,7 +75,12 @@ pub(super) fn lost(lost: &Lost) -> Status {
 /// What a machine called `name` answered.
 pub(super) fn vm(name: &str, error: &VmError) -> Status {
     let refuse = |code, reason| {
-        status(code, reason, format!("{name}: {error}"), &[("name", name.to_owned())])
+        status(
+            code,
+            reason,
+            format!("{name}: {error}"),
+            &[("name", name.to_owned())],
+        )
     };
     match error {
         VmError::Gone => not_found(name),
@@ -65,7 +90,12 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
         VmError::Refused(refusal) => {
             let metadata = [("name", name.to_owned())];
             let message = refusal.to_string();
-            status(Code::FailedPrecondition, "INVALID_STATE", message, &metadata)
+            status(
+                Code::FailedPrecondition,
+                "INVALID_STATE",
+                message,
+                &metadata,
+            )
         }
         VmError::Failed(_) => refuse(Code::Internal, "VM_FAILED"),
         VmError::Create(error) => create(name, error),
@@ -77,12 +107,16 @@ fn create(name: &str, error: &CreateError) -> Status {
     match error {
         CreateError::Exists(_) => refuse(Code::AlreadyExists, "VM_EXISTS"),
         CreateError::ShuttingDown => refuse(Code::Unavailable, "SHUTTING_DOWN"),
-        CreateError::Firmware(error) => {
-            bad_field("FIRMWARE_UNUSABLE", "definition.firmware", &error.to_string())
-        }
-        CreateError::SerialSocket(error) => {
-            bad_field("SERIAL_SOCKET_UNUSABLE", "definition.serial_socket", &error.to_string())
-        }
+        CreateError::Firmware(error) => bad_field(
+            "FIRMWARE_UNUSABLE",
+            "definition.firmware",
+            &error.to_string(),
+        ),
+        CreateError::SerialSocket(error) => bad_field(
+            "SERIAL_SOCKET_UNUSABLE",
+            "definition.serial_socket",
+            &error.to_string(),
+        ),
         CreateError::Build(error) if is_exhausted(error) => {
             refuse(Code::ResourceExhausted, "HOST_EXHAUSTED")
         }
@@ -100,5 +134,8 @@ fn is_exhausted(error: &BuildError) -> bool {
         BuildError::Memory { .. } => return true,
         BuildError::Firmware(_) | BuildError::Injected(_) => return false,
     };
-    matches!(errno, Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::ENOSPC)
+    matches!(
+        errno,
+        Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::ENOSPC
+    )
 }

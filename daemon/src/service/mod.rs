@@ -34,18 +34,20 @@ type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Refusal>> + Send>>;
 const STREAM_BUFFER: usize = 16;
 
 /// Serves `vmd.v1.VmService` for one daemon.
-pub struct Service {
+pub(crate) struct Service {
     daemon: Arc<Daemon>,
 }
 
 impl Service {
     /// The service of `daemon`.
-    pub fn new(daemon: Arc<Daemon>) -> Self {
+    pub(crate) fn new(daemon: Arc<Daemon>) -> Self {
         Self { daemon }
     }
 
     fn find(&self, name: &str) -> Result<Arc<VmHandle>, Refusal> {
-        self.daemon.find(name).ok_or_else(|| errors::not_found(name))
+        self.daemon
+            .find(name)
+            .ok_or_else(|| errors::not_found(name))
     }
 
     async fn command(
@@ -82,7 +84,11 @@ impl VmService for Service {
         &self,
         request: Request<v1::CreateVmRequest>,
     ) -> Result<Response<v1::CreateVmResponse>, Refusal> {
-        let v1::CreateVmRequest { name, definition, paused } = request.into_inner();
+        let v1::CreateVmRequest {
+            name,
+            definition,
+            paused,
+        } = request.into_inner();
         check::name(&name)?;
         let definition = check::definition(&self.daemon, definition.unwrap_or_default())?;
         // A caller that goes away must not leave a half-made machine: the creation goes on without it.
@@ -98,7 +104,10 @@ impl VmService for Service {
             .map_err(|error| errors::internal(&name, &error.to_string()))?
             .map_err(|error| errors::vm(&name, &error))?;
         let vm = Some(convert::vm(&vm, &status));
-        Ok(Response::new(v1::CreateVmResponse { vm, seq: status.seq }))
+        Ok(Response::new(v1::CreateVmResponse {
+            vm,
+            seq: status.seq,
+        }))
     }
 
     async fn get_vm(
@@ -158,28 +167,32 @@ impl VmService for Service {
         &self,
         request: Request<v1::SystemResetRequest>,
     ) -> Result<Response<v1::CommandResponse>, Refusal> {
-        self.command(&request.get_ref().name, Command::SystemReset).await
+        self.command(&request.get_ref().name, Command::SystemReset)
+            .await
     }
 
     async fn system_powerdown(
         &self,
         request: Request<v1::SystemPowerdownRequest>,
     ) -> Result<Response<v1::CommandResponse>, Refusal> {
-        self.command(&request.get_ref().name, Command::SystemPowerdown).await
+        self.command(&request.get_ref().name, Command::SystemPowerdown)
+            .await
     }
 
     async fn system_wakeup(
         &self,
         request: Request<v1::SystemWakeupRequest>,
     ) -> Result<Response<v1::CommandResponse>, Refusal> {
-        self.command(&request.get_ref().name, Command::SystemWakeup).await
+        self.command(&request.get_ref().name, Command::SystemWakeup)
+            .await
     }
 
     async fn inject_nmi(
         &self,
         request: Request<v1::InjectNmiRequest>,
     ) -> Result<Response<v1::CommandResponse>, Refusal> {
-        self.command(&request.get_ref().name, Command::InjectNmi).await
+        self.command(&request.get_ref().name, Command::InjectNmi)
+            .await
     }
 
     async fn set_action(
@@ -207,7 +220,10 @@ impl VmService for Service {
         let daemon = self.daemon.clone();
         let request = request.into_inner();
         // What is already lost is told at once, as the answer to the call.
-        daemon.events.read_after(request.after_seq).map_err(|lost| errors::lost(&lost))?;
+        daemon
+            .events
+            .read_after(request.after_seq)
+            .map_err(|lost| errors::lost(&lost))?;
         Ok(stream(|sender| watch::events(daemon, request, sender)))
     }
 
@@ -231,6 +247,8 @@ impl VmService for Service {
         let mut requests = request.into_inner();
         let first = requests.next().await.transpose()?.unwrap_or_default();
         let console = self.find(&first.name)?.console();
-        Ok(stream(|sender| console::serve(console, first, requests, sender)))
+        Ok(stream(|sender| {
+            console::serve(console, first, requests, sender)
+        }))
     }
 }

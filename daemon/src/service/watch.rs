@@ -25,7 +25,11 @@ struct Cursor {
 impl Cursor {
     fn new(daemon: Arc<Daemon>, seq: u64) -> Self {
         let changes = daemon.events.subscribe();
-        Self { daemon, changes, seq }
+        Self {
+            daemon,
+            changes,
+            seq,
+        }
     }
 
     /// The next events, waiting for them; none if there will be no more, or `sender`'s reader has gone.
@@ -84,7 +88,11 @@ pub(super) async fn events(
 /// Sends every machine, then each that changes. What is sent is a machine's newest status, so nothing is lost to a
 /// reader that falls behind: it misses states in between, and finds them in the event log if that still has them.
 pub(super) async fn vms(daemon: Arc<Daemon>, name: String, sender: Sender<WatchVmsResponse>) {
-    let mut known = Known { daemon: daemon.clone(), name, sent: HashMap::new() };
+    let mut known = Known {
+        daemon: daemon.clone(),
+        name,
+        sent: HashMap::new(),
+    };
     let mut cursor = Cursor::new(daemon.clone(), daemon.events.newest());
     let synced = Update::Synced(Synced {});
     let mut updates = known.all();
@@ -117,7 +125,10 @@ async fn send(
     let last = updates.len();
     for (index, update) in (1..).zip(updates) {
         let seq = if index == last { seq } else { since };
-        let response = WatchVmsResponse { update: Some(update), seq };
+        let response = WatchVmsResponse {
+            update: Some(update),
+            seq,
+        };
         sender.send(Ok(response)).await.map_err(drop)?;
     }
     Ok(())
@@ -173,7 +184,10 @@ impl Known {
     /// Tells of `vm`, unless the reader has its newest status.
     fn update(&mut self, vm: v1::Vm) -> Option<Update> {
         let seq = |vm: &v1::Vm| vm.status.as_ref().map(|status| status.seq);
-        let new = self.sent.get(&vm.id).is_none_or(|sent| seq(sent) < seq(&vm));
+        let new = self
+            .sent
+            .get(&vm.id)
+            .is_none_or(|sent| seq(sent) < seq(&vm));
         new.then(|| {
             self.sent.insert(vm.id.clone(), vm.clone());
             Update::Vm(vm)

@@ -21,7 +21,8 @@ use vmm::{
 };
 
 use super::{
-    End, EndKind, MAILBOX, Message, Record, Status, VmError, VmHandle, catch::catch_panic, live::Live,
+    End, EndKind, MAILBOX, Message, Record, Status, VmError, VmHandle, catch::catch_panic,
+    live::Live,
 };
 use crate::{Daemon, convert};
 
@@ -57,11 +58,21 @@ impl Actor {
         let (status, status_seen) = watch::channel(Status::new(record.definition.actions));
         let (console, console_seen) = watch::channel(live.console().clone());
         let span = info_span!("vm", name = %record.name);
-        let actor =
-            Self { daemon: daemon.clone(), record: record.clone(), live: Some(live), status, console };
+        let actor = Self {
+            daemon: daemon.clone(),
+            record: record.clone(),
+            live: Some(live),
+            status,
+            console,
+        };
         span.in_scope(|| actor.publish(Kind::Created(Default::default()), RunState::Prelaunch));
         daemon.actors.spawn(actor.run(messages).instrument(span));
-        VmHandle { record, mailbox, status: status_seen, console: console_seen }
+        VmHandle {
+            record,
+            mailbox,
+            status: status_seen,
+            console: console_seen,
+        }
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
@@ -91,12 +102,17 @@ impl Actor {
         }
     }
 
-    async fn wait(&self, mailbox: &mut mpsc::Receiver<Message>) -> Wakeup {
-        let Some(live) = &self.live else {
-            return mailbox.recv().await.map_or(Wakeup::Orphaned, Wakeup::Message);
+    async fn wait(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> Wakeup {
+        // `&mut`: a machine may be used by one thread at a time, and this one may move between threads.
+        let Some(live) = &mut self.live else {
+            return mailbox
+                .recv()
+                .await
+                .map_or(Wakeup::Orphaned, Wakeup::Message);
         };
+        let next_timer = live.main_loop.machine().next_timer();
         let timer = async {
-            match live.main_loop.machine().next_timer() {
+            match next_timer {
                 Some(time) => sleep_until(time.into()).await,
                 None => std::future::pending().await,
             }
@@ -128,7 +144,9 @@ impl Actor {
 
     /// One turn: the timers that have come, the command, a pass of the main loop, and what came of them.
     async fn turn(&mut self, command: Option<Command>) -> Result<(), TurnError> {
-        let Some(live) = &mut self.live else { return Ok(()) };
+        let Some(live) = &mut self.live else {
+            return Ok(());
+        };
         let turned = catch_panic(turn(live, command)).await;
         for emitted in live.requests.take_events() {
             self.publish(convert::event_kind(emitted.event), emitted.state);
@@ -153,7 +171,13 @@ impl Actor {
             return Err(super::CreateError::ShuttingDown.into());
         }
         let definition = &self.record.definition;
-        let live = Live::build(self.daemon.host.clone(), &self.record.name, definition, None).await?;
+        let live = Live::build(
+            self.daemon.host.clone(),
+            &self.record.name,
+            definition,
+            None,
+        )
+        .await?;
         self.console.send_replace(live.console().clone());
         self.live = Some(live);
         self.status.send_modify(|status| {
@@ -161,7 +185,11 @@ impl Actor {
             status.actions = definition.actions;
         });
         self.publish(Kind::Started(Default::default()), RunState::Prelaunch);
-        if paused { Ok(self.status()) } else { self.command(Command::Cont).await }
+        if paused {
+            Ok(self.status())
+        } else {
+            self.command(Command::Cont).await
+        }
     }
 
     async fn delete(&mut self, force: bool) -> Result<Status, VmError> {
@@ -171,7 +199,9 @@ impl Actor {
         // A machine that fails to quit has ended all the same.
         let _ = self.command(Command::Quit).await;
         self.publish(Kind::Deleted(Default::default()), self.status().state);
-        self.daemon.registry.remove(&self.record.name, &self.record.id);
+        self.daemon
+            .registry
+            .remove(&self.record.name, &self.record.id);
         Ok(self.status())
     }
 
@@ -186,8 +216,13 @@ impl Actor {
     fn end(&mut self, kind: EndKind) {
         let Some(live) = self.live.take() else { return };
         let state = live.requests.state();
-        let end = End { kind, time: SystemTime::now() };
-        let ended = vmd_proto::v1::event::Ended { end: Some(convert::end(&end)) };
+        let end = End {
+            kind,
+            time: SystemTime::now(),
+        };
+        let ended = vmd_proto::v1::event::Ended {
+            end: Some(convert::end(&end)),
+        };
         self.status.send_modify(|status| status.end = Some(end));
         self.publish(Kind::Ended(ended), state);
         self.daemon.reaper.close(live.close());
@@ -237,7 +272,10 @@ async fn turn(
     command: Option<Command>,
 ) -> Result<(Option<Refusal>, Flow), Failure> {
     if let Some(failure) = live.main_loop.machine().failure() {
-        return Err(Failure::Machine { action: "run the vCPUs", source: Box::new(failure) });
+        return Err(Failure::Machine {
+            action: "run the vCPUs",
+            source: Box::new(failure),
+        });
     }
     live.main_loop.machine_mut().run_timers();
     let mut refused = None;

@@ -12,12 +12,12 @@ use std::{
 /// changed then: it must not be used again.
 pub(super) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, String> {
     let mut future = pin!(future);
-    poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+    poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(message(panic.as_ref()))),
-        }
-    })
+        },
+    )
     .await
 }
 
@@ -40,6 +40,9 @@ mod tests {
             tokio::task::yield_now().await;
             panic!("{} is wrong", "this");
         });
-        assert_eq!(caught.await, Err::<(), _>("panic: this is wrong".to_owned()));
+        assert_eq!(
+            caught.await,
+            Err::<(), _>("panic: this is wrong".to_owned())
+        );
     }
 }

@@ -38,12 +38,19 @@ impl CreateStep {
     /// Every step, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         let machine = BuildStep::ALL.into_iter().map(Self::Machine);
-        [Self::Reserved, Self::Firmware].into_iter().chain(machine).chain([Self::SerialSocket])
+        [Self::Reserved, Self::Firmware]
+            .into_iter()
+            .chain(machine)
+            .chain([Self::SerialSocket])
     }
 
     /// Fails if a test asked for that. The fault comes after the step, so that there is something to undo.
     pub(super) fn check(self, fail_at: Option<Self>) -> Result<(), CreateError> {
-        if fail_at == Some(self) { Err(CreateError::Injected(self)) } else { Ok(()) }
+        if fail_at == Some(self) {
+            Err(CreateError::Injected(self))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -81,8 +88,10 @@ pub async fn create(
     paused: bool,
     fail_at: Option<CreateStep>,
 ) -> Result<(Arc<VmHandle>, Status), VmError> {
-    let reservation =
-        daemon.registry.reserve(name).ok_or_else(|| CreateError::Exists(name.to_owned()))?;
+    let reservation = daemon
+        .registry
+        .reserve(name)
+        .ok_or_else(|| CreateError::Exists(name.to_owned()))?;
     CreateStep::Reserved.check(fail_at)?;
     // Checked with the name taken: whoever ends the daemon sees either this name or no machine come of it.
     if daemon.is_ending() {

@@ -58,12 +58,22 @@ pub enum FirmwareError {
 
 /// Reads a firmware image. Blocks.
 pub(super) fn read_firmware(path: &Path) -> Result<Firmware, FirmwareError> {
-    let failed = |source| FirmwareError::Io { path: path.to_owned(), source };
-    let wrong_size = |source| FirmwareError::Size { path: path.to_owned(), source };
+    let failed = |source| FirmwareError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let wrong_size = |source| FirmwareError::Size {
+        path: path.to_owned(),
+        source,
+    };
 
     // O_NONBLOCK: the open of a FIFO would wait for its other end.
     let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(FirmwareError::NotAFile(path.to_owned()));
@@ -72,7 +82,9 @@ pub(super) fn read_firmware(path: &Path) -> Result<Firmware, FirmwareError> {
 
     // The file may change meanwhile: what was read counts, and it is bounded.
     let mut image = Vec::new();
-    file.take(metadata.len()).read_to_end(&mut image).map_err(failed)?;
+    file.take(metadata.len())
+        .read_to_end(&mut image)
+        .map_err(failed)?;
     check_firmware(image.len() as u64).map_err(wrong_size)?;
     Ok(Firmware::Image(image.into()))
 }

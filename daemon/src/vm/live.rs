@@ -35,14 +35,26 @@ impl Live {
             let wake = wake.clone();
             move || wake.notify_one()
         };
-        let requests =
-            Requests::new(TransitionTable::default(), definition.actions, notify.clone());
+        let requests = Requests::new(
+            TransitionTable::default(),
+            definition.actions,
+            notify.clone(),
+        );
 
         // The KVM calls take the better part of a millisecond, reading a file as long as it takes.
         let build = {
             let (name, definition, requests) =
                 (name.to_owned(), definition.clone(), requests.clone());
-            move || build_machine(&host, name, &definition, requests, Arc::new(notify), fail_at)
+            move || {
+                build_machine(
+                    &host,
+                    name,
+                    &definition,
+                    requests,
+                    Arc::new(notify),
+                    fail_at,
+                )
+            }
         };
         let machine = task::spawn_blocking(build)
             .await
@@ -56,7 +68,12 @@ impl Live {
         CreateStep::SerialSocket.check(fail_at)?;
 
         let main_loop = machine.into_main_loop(requests.clone());
-        Ok(Self { main_loop, requests, wake, serial_socket })
+        Ok(Self {
+            main_loop,
+            requests,
+            wake,
+            serial_socket,
+        })
     }
 
     /// The host side of the first serial port.

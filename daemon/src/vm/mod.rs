@@ -96,7 +96,11 @@ impl VmHandle {
     /// Waits until the machine has ended.
     pub async fn ended(&self) {
         // The actor gone means the same.
-        let _ = self.status.clone().wait_for(|status| status.end.is_some()).await;
+        let _ = self
+            .status
+            .clone()
+            .wait_for(|status| status.end.is_some())
+            .await;
     }
 
     /// The host side of its first serial port.
@@ -121,7 +125,10 @@ impl VmHandle {
 
     async fn ask(&self, message: impl FnOnce(Reply) -> Message) -> Result<Status, VmError> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(message(reply)).await.map_err(|_| VmError::Gone)?;
+        self.mailbox
+            .send(message(reply))
+            .await
+            .map_err(|_| VmError::Gone)?;
         answer.await.map_err(|_| VmError::Gone)?
     }
 }

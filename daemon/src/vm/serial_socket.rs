@@ -44,11 +44,16 @@ pub(super) struct SerialSocket {
 impl SerialSocket {
     /// Listens at `path` for clients of `console`.
     pub(super) fn open(path: &Path, console: Arc<Console>) -> Result<Self, SerialSocketError> {
-        let socket = UnixSocket::bind(path)
-            .map_err(|source| SerialSocketError { path: path.to_owned(), source })?;
+        let socket = UnixSocket::bind(path).map_err(|source| SerialSocketError {
+            path: path.to_owned(),
+            source,
+        })?;
         let (listener, file) = socket.into_parts();
         let server = tokio::spawn(serve(listener, console).instrument(Span::current()));
-        Ok(Self { _server: AbortOnDropHandle::new(server), _file: file })
+        Ok(Self {
+            _server: AbortOnDropHandle::new(server),
+            _file: file,
+        })
     }
 }
 

@@ -22,7 +22,13 @@ pub struct Status {
 impl Status {
     /// Of a machine without events.
     pub fn new(actions: Actions) -> Self {
-        Self { state: RunState::Prelaunch, actions, seq: 0, vm_seq: 0, end: None }
+        Self {
+            state: RunState::Prelaunch,
+            actions,
+            seq: 0,
+            vm_seq: 0,
+            end: None,
+        }
     }
 
     /// Whether the guest executes.
@@ -59,7 +65,10 @@ pub enum EndKind {
 impl From<Exit> for EndKind {
     fn from(exit: Exit) -> Self {
         match exit {
-            Exit::Shutdown { cause, status } => Self::Shutdown { cause, exit_status: status },
+            Exit::Shutdown { cause, status } => Self::Shutdown {
+                cause,
+                exit_status: status,
+            },
             Exit::Watchdog => Self::Watchdog,
         }
     }
