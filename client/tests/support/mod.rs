@@ -246,6 +246,7 @@ service! {
                     if request.name == "cut" {
                         sleep(Duration::from_millis(100)).await;
                         cut.notify_waiters();
+                        return replies.closed().await;
                     }
                 }
                 if !request.history_only {
