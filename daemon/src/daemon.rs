@@ -86,7 +86,8 @@ impl Daemon {
 /// Has every machine serve `command`, all at the same time.
 async fn each(vms: &[Arc<VmHandle>], command: Command) {
     let tasks = TaskTracker::new();
-    for vm in vms.iter().cloned() {
+    for vm in vms {
+        let vm = vm.clone();
         // One that has ended or gone meanwhile needs nothing more.
         tasks.spawn(async move { drop(vm.command(command).await) });
     }

@@ -1,1 +1,36 @@
-//! The harness of the end-to-end tests.
+//! The harness of the end-to-end tests: real daemons, real guests, real sockets.
+//!
+//! ```text
+//!   Daemon (a vmd process of the test's own) --- Client (gRPC), vmctl (a process)
+//!      |
+//!      +-- Guest: a machine, its console and its events, each read with a deadline
+//! ```
+//! Nothing here sleeps: everything waits for an event, up to [`DEADLINE`], and fails with what it saw until then.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod daemon;
+mod guest;
+mod process;
+
+use std::time::Duration;
+
+pub use daemon::Daemon;
+pub use guest::{ConsoleReader, EventReader, Guest, describe};
+pub use process::{Resources, binary};
+
+/// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
+/// side by side.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits for `future`; panics with `what` if it takes too long.
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
+    }
+}

@@ -237,7 +237,7 @@ impl Actor {
             time: Some(SystemTime::now().into()),
             vm_id: self.record.id.clone(),
             vm_name: self.record.name.clone(),
-            state: convert::run_state(state).into(),
+            state: convert::run_state(state),
             kind: Some(kind),
         };
         let name = event.kind.as_ref().map_or("", vmctl::names::event_name);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use kvm_ioctls::{Cap, Error as KvmError, VmFd};
 use thiserror::Error;
 use tokio::sync::Notify;
+use tracing::info_span;
 
 use super::{
     Host, KvmMachine, MachineConfig,
@@ -150,6 +151,7 @@ impl KvmMachine {
                 let context = VcpuContext {
                     bus: bus.clone(),
                     requests: requests.clone(),
+                    span: info_span!("vm", name = %config.name, vcpu = index),
                     parked: parked.clone(),
                     died: wake.clone(),
                 };

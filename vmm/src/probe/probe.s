@@ -146,10 +146,12 @@ do_reset_port92:
 do_triple_fault:
     cli
     lidt %cs:(empty_idt - vmd_probe_start)
+    lgdt %cs:(gdt_register - vmd_probe_start)
     mov %cr0, %eax
     or $0x01, %al
     mov %eax, %cr0
-    ud2                             # no vector for it, nor for the faults that follow
+    mov $0xfff8, %ax                # beyond the table: a fault without a vector, and so are those that follow
+    mov %ax, %ds
 
 do_s3:
     mov $(SLP_EN + (1 << 10)), %ax
@@ -223,7 +225,7 @@ write_cmos:                         # register CL := CH
 
 do_internal_error:
     cli
-    lgdt %cs:(flat_gdt - vmd_probe_start)
+    lgdt %cs:(gdt_register - vmd_probe_start)
     mov %cr0, %eax
     or $0x01, %al
     mov %eax, %cr0
@@ -268,9 +270,9 @@ end_of_second:
     .balign 8
 gdt:
     .quad 0
-    .quad 0x00cf9b000000ffff        # flat 32-bit code
+    .quad 0x00cf9b000000ffff        # 0008: flat 32-bit code
 gdt_end:
-flat_gdt:
+gdt_register:
     .short gdt_end - gdt - 1
     .long 0xf0000 + (gdt - vmd_probe_start)
 empty_idt:

@@ -52,8 +52,8 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, bus: &PioBus, requests: &Requests) -> 
         Ok(VcpuExit::Shutdown) => raise(Request::Reset(ShutdownCause::GuestReset)),
         Ok(VcpuExit::SystemEvent(kind, _)) => system_event(kind).map_or(Outcome::Handled, raise),
         Ok(exit) => {
-            let exit = format!("{exit:?}");
-            internal_error(vcpu, &exit);
+            let what = format!("{exit:?}");
+            internal_error(vcpu, &what);
             raise(Request::VmStop(RunState::InternalError))
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Outcome::Interrupted,
@@ -79,10 +79,14 @@ fn system_event(kind: u32) -> Option<Request> {
 }
 
 /// Says where the guest stood: it cannot go on.
-fn internal_error(vcpu: &VcpuFd, what: &str) {
+fn internal_error(vcpu: &mut VcpuFd, what: &str) {
+    // What it means depends on the exit; for an internal error it is the suberror.
+    // SAFETY: every field of the union is plain data, so any of them may be read.
+    let suberror = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };
     match (vcpu.get_regs(), vcpu.get_sregs()) {
         (Ok(regs), Ok(sregs)) => error!(
             what,
+            suberror,
             rip = format_args!("{:#x}", regs.rip),
             rsp = format_args!("{:#x}", regs.rsp),
             rax = format_args!("{:#x}", regs.rax),

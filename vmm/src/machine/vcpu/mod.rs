@@ -28,6 +28,7 @@ use std::{
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use tokio::sync::{Notify, oneshot};
+use tracing::Span;
 
 use self::{
     control::{Control, Hold, Wanted},
@@ -50,6 +51,8 @@ pub(super) struct Vcpu {
 pub(super) struct VcpuContext {
     pub(super) bus: Arc<PioBus>,
     pub(super) requests: Requests,
+    /// Of the thread's log lines.
+    pub(super) span: Span,
     /// Told when a vCPU has parked or died.
     pub(super) parked: Arc<Notify>,
     /// Wakes whoever owns the machine when a thread dies.
@@ -92,6 +95,7 @@ impl Vcpu {
             .spawn({
                 let control = control.clone();
                 move || {
+                    let _in_span = context.span.entered();
                     let _last_will = LastWill {
                         control: control.clone(),
                         died: context.died,

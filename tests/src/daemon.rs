@@ -1,0 +1,171 @@
+//! A daemon process of the test's own.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use vmctl::{Client, Endpoint, v1};
+
+use crate::{DEADLINE, Guest, Resources, binary, soon};
+
+/// A `vmd serve` on a Unix socket in a directory of its own. It is killed, and the directory removed, when this is
+/// dropped.
+pub struct Daemon {
+    child: Child,
+    directory: TempDir,
+    log: Arc<Mutex<String>>,
+    endpoint: Endpoint,
+}
+
+impl Daemon {
+    /// Starts one.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with more arguments.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let endpoint = Endpoint::unix(directory.path().join("vmd.sock")).expect("a socket path");
+        let mut child = Command::new(binary("vmd"))
+            .args(["serve", "--listen", &endpoint.to_string()])
+            .args(arguments)
+            .env_remove("VMD_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("vmd starts");
+        let stderr = child.stderr.take().expect("piped");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (listening, heard) = mpsc::channel();
+        thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    if line.contains("listening") {
+                        let _ = listening.send(());
+                    }
+                    let mut log = log.lock().expect("the log");
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        let daemon = Self {
+            child,
+            directory,
+            log,
+            endpoint,
+        };
+        // The channel closes if the daemon ends.
+        let ready = tokio::task::spawn_blocking(move || heard.recv_timeout(DEADLINE)).await;
+        assert!(
+            ready.is_ok_and(|ready| ready.is_ok()),
+            "vmd does not listen:\n{}",
+            daemon.log()
+        );
+        daemon
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A directory that goes with it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path in that directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// What it holds.
+    pub fn resources(&self) -> Resources {
+        Resources::of(self.pid())
+    }
+
+    /// A new connection.
+    pub async fn client(&self) -> Client {
+        soon("connecting", Client::connect(&self.endpoint))
+            .await
+            .expect("connects")
+    }
+
+    /// A running probe guest, from its first byte on.
+    pub async fn guest(&self, name: &str) -> Guest {
+        self.guest_of(v1::CreateVmRequest {
+            name: name.to_owned(),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// A guest made as `request` says, from its first byte on.
+    pub async fn guest_of(&self, request: v1::CreateVmRequest) -> Guest {
+        Guest::create(self.client().await, request).await
+    }
+
+    /// Runs `vmctl` against it.
+    pub async fn vmctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary("vmctl"));
+        command
+            .arg("--server")
+            .arg(self.endpoint.to_string())
+            .args(arguments)
+            .stdin(Stdio::null());
+        let run = tokio::task::spawn_blocking(move || command.output());
+        soon("vmctl", run)
+            .await
+            .expect("a thread")
+            .expect("vmctl runs")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a process id");
+        kill(Pid::from_raw(pid), signal).expect("the daemon is there");
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> (ExitStatus, String) {
+        let wait = tokio::task::spawn_blocking(move || {
+            let status = self.child.wait().expect("a child");
+            (status, self.log())
+        });
+        soon("the daemon's end", wait).await.expect("a thread")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- the daemon's log:\n{}---", self.log());
+        }
+    }
+}
