@@ -15,6 +15,15 @@ pub(super) enum Goal {
     Ended,
 }
 
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(state) => f.write_str(state.spelling().unwrap_or_default()),
+            Self::Ended => f.write_str("ended"),
+        }
+    }
+}
+
 /// Reads a [`Goal`]: a run state's spelling, or `ended`.
 pub(super) fn goal() -> impl TypedValueParser<Value = Goal> {
     let spellings = RunState::TABLE

@@ -78,7 +78,7 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
         status(
             code,
             reason,
-            format!("{name}: {error}"),
+            error.to_string(),
             &[("name", name.to_owned())],
         )
     };
