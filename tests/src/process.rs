@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::Instant,
 };
+
+use crate::DEADLINE;
 
 /// The path of the project's binary `name` (`vmd`, `vmctl`), built like this test.
 pub fn binary(name: &str) -> PathBuf {
@@ -75,5 +78,24 @@ impl Resources {
             .take(2)
             .filter_map(|ticks| ticks.parse::<u64>().ok())
             .sum()
+    }
+}
+
+/// Waits until what the process `pid` holds satisfies `settled`. Nothing tells of these counts, so they are read again
+/// after each `round_trip`, which gives the process something to do meanwhile, until the deadline.
+pub async fn settle(
+    what: &str,
+    pid: u32,
+    mut round_trip: impl AsyncFnMut(),
+    settled: impl Fn(&Resources) -> bool,
+) -> Resources {
+    let started = Instant::now();
+    loop {
+        round_trip().await;
+        let now = Resources::of(pid);
+        if settled(&now) {
+            return now;
+        }
+        assert!(started.elapsed() < DEADLINE, "{what}: still {now:?}");
     }
 }
