@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -95,9 +95,7 @@ impl Street {
         for _ in 0..100 {
             let done = match self.state().await {
                 v1::RunState::Running => return,
-                v1::RunState::Suspended => {
-                    answered("wakeup", client.system_wakeup("enemy")).await
-                }
+                v1::RunState::Suspended => answered("wakeup", client.system_wakeup("enemy")).await,
                 v1::RunState::Prelaunch | v1::RunState::Paused => {
                     answered("cont", client.cont("enemy")).await
                 }
@@ -140,9 +138,8 @@ impl Street {
         assert_eq!(gone.reason(), Some("VM_NOT_FOUND"));
 
         self.neighbour.done.store(true, Ordering::Relaxed);
-        let (mut guest, echoes, slowest) = soon("the neighbour", self.neighbour.task)
-            .await
-            .unwrap();
+        let (mut guest, echoes, slowest) =
+            soon("the neighbour", self.neighbour.task).await.unwrap();
         assert!(slowest < ANSWER, "an echo took {slowest:?} ({echoes} came)");
         guest.client.stop("neighbour").await.unwrap();
         guest.client.cont("neighbour").await.unwrap();
@@ -292,11 +289,11 @@ async fn a_guest_that_writes_without_end_and_a_client_that_never_reads() {
     street.enemy(Hostile::Chatter, unending()).await;
     // One that never reads, on the connection that is used for everything else.
     let _never_read = street.client.console("enemy", false).await.unwrap();
-    let mut read = read_pattern(&street.client, 1 << 19).await;
+    let mut read = read_pattern(&street.client, MIB / 4).await;
     street.drive(5).await;
     // After a reset the pattern starts anew wherever it was, but each position still comes once and in order.
     let chunk = soon("console", read.1.next()).await.unwrap().unwrap();
-    assert!(chunk.offset >= 1 << 19);
+    assert!(chunk.offset >= MIB / 4);
     street.leave().await;
 }
 
@@ -326,19 +323,29 @@ async fn a_guest_that_reads_nothing_and_a_client_that_sends_without_end() {
     let chunk = soon("console", output.next()).await.unwrap().unwrap();
     assert_eq!(chunk.output, b"!");
     // On the connection that is used for everything else: the flood must not stand in the others' way.
-    let flood = tokio::spawn(async move {
-        let mut sent = 0;
-        while input.send(&[b'x'; 1 << 15]).await.is_ok() {
-            sent += 1 << 15;
+    let sent = Arc::new(AtomicU64::new(0));
+    let flood = tokio::spawn({
+        let sent = sent.clone();
+        async move {
+            while input.send(&[b'x'; 1 << 15]).await.is_ok() {
+                sent.fetch_add(1 << 15, Ordering::Relaxed);
+            }
         }
-        sent
     });
+    // Until it is held back: nothing more goes out while a hundred calls are answered.
+    let (mut before, mut calls) = (0, 0);
+    while calls < 100 {
+        street.state().await;
+        let now = sent.load(Ordering::Relaxed);
+        calls = if now == before { calls + 1 } else { 0 };
+        before = now;
+    }
+    assert!(before < 8 * MIB, "{before} bytes went nowhere");
     street.drive(5).await;
     assert!(!flood.is_finished(), "the flood is held back");
     answered("quit", street.client.quit("enemy")).await.unwrap();
     while soon("console", output.next()).await.unwrap().is_some() {}
-    let sent = soon("the end of the flood", flood).await.unwrap();
-    assert!(sent < 8 * MIB, "{sent} bytes went nowhere");
+    soon("the end of the flood", flood).await.unwrap();
     street.leave().await;
 }
 
@@ -353,7 +360,7 @@ async fn the_daemon_ends_although_a_client_never_reads() {
     client.create(request).await.unwrap();
     let _never_read = client.console("enemy", false).await.unwrap();
     // Read on another connection until the first can take no more.
-    read_pattern(&daemon.client().await, 4 * MIB).await;
+    read_pattern(&daemon.client().await, MIB / 4).await;
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let (status, log) = daemon.ended().await;
     assert!(status.success(), "{status}:\n{log}");

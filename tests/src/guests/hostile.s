@@ -45,7 +45,7 @@ vmd_test_\name:
     jmp 1b
     end_rom
 
-# Accesses all ports in turn. Where it stands is in memory, which a reset keeps: it goes on with the next port.
+# Accesses all ports in turn, those below 0x1000, where devices are, in every way. Where it stands is in memory, which a reset keeps: it goes on with the next port.
 #   0x500  the next port        0x504  the last value
 # The end of a round is told by S4.
     .macro all_ports name, first_skipped, last_skipped
@@ -67,12 +67,16 @@ vmd_test_\name:
     jb 3f
     cmp $\last_skipped, %dx
     jbe 1b
-3:  out %al, (%dx)
+3:  cmp $0x1000, %dx
+    jae 4f
+    out %al, (%dx)
     out %ax, (%dx)
     out %eax, (%dx)
     in (%dx), %al
     in (%dx), %ax
     in (%dx), %eax
+    jmp 1b
+4:  out %eax, (%dx)
     jmp 1b
     end_rom
     .endm

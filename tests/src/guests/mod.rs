@@ -5,7 +5,7 @@
 //! | `Spin` | spins with interrupts off |
 //! | `Deaf` | says `!` and halts with interrupts off; never reads its serial port |
 //! | `Chatter` | writes to the serial port: the byte at offset `n` is `n % 256`, counted from its start |
-//! | `MostPorts` | writes and reads every port in every width, but for the bit that suspends or powers off |
+//! | `MostPorts` | writes every port, those below 0x1000 in every width, but for the bit that suspends or powers off |
 //! | `AllPorts` | the same, and nothing is left out |
 //! | `Storm` | reports crash-loaded and panicked by turns |
 //! | `ResetStorm` | resets |
