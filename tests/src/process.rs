@@ -45,6 +45,8 @@ pub struct Resources {
     pub descriptors: usize,
     /// Its mappings.
     pub mappings: usize,
+    /// Those of its descriptors and mappings that are KVM's.
+    pub kvm: usize,
     /// Its resident memory, in bytes.
     pub resident: u64,
 }
@@ -59,10 +61,19 @@ impl Resources {
             .nth(1)
             .and_then(|pages| pages.parse().ok())
             .unwrap_or_default();
+        let maps = text("maps");
+        let links = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let kvm_files = links
+            .filter_map(|link| fs::read_link(link.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().contains("kvm-v"))
+            .count();
         Self {
             threads: entries("task"),
             descriptors: entries("fd"),
-            mappings: text("maps").lines().count(),
+            mappings: maps.lines().count(),
+            kvm: kvm_files + maps.lines().filter(|line| line.contains("kvm-v")).count(),
             resident: resident_pages * 4096,
         }
     }
