@@ -49,6 +49,8 @@ pub struct Resources {
     pub kvm: usize,
     /// Its resident memory, in bytes.
     pub resident: u64,
+    /// The part of it that is its own, and not its program's and libraries': heap, stacks, guest memory.
+    pub anonymous: u64,
 }
 
 impl Resources {
@@ -61,6 +63,11 @@ impl Resources {
             .nth(1)
             .and_then(|pages| pages.parse().ok())
             .unwrap_or_default();
+        let anonymous_kib: u64 = text("status")
+            .lines()
+            .filter_map(|line| line.strip_prefix("RssAnon:"))
+            .filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+            .sum();
         let maps = text("maps");
         let links = fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
@@ -75,6 +82,7 @@ impl Resources {
             mappings: maps.lines().count(),
             kvm: kvm_files + maps.lines().filter(|line| line.contains("kvm-v")).count(),
             resident: resident_pages * 4096,
+            anonymous: anonymous_kib * 1024,
         }
     }
 
