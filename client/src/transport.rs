@@ -12,6 +12,13 @@ use crate::{Endpoint, Error};
 /// How long the socket may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a stream may send that is not read here, in bytes. Small: what is not read is kept in memory, and it is kept
+/// message by message.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The same of all streams together. Large: streams that nobody reads must not stand in the way of the others, and HTTP/2
+/// ends the connection over too many small messages that nobody reads, which it counts in relation to this.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// Connects now; the channel connects again by itself should the connection break later.
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
     let unreachable = |source: tonic::transport::Error| Error::Unreachable {
@@ -21,6 +28,8 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
     let target = Target::new(authority(endpoint))
         .map_err(unreachable)?
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .user_agent(concat!("vmctl/", env!("CARGO_PKG_VERSION")))
         .map_err(unreachable)?;
     let channel = match endpoint.clone() {

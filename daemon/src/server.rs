@@ -27,6 +27,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,14 @@ use crate::{
     listener::{SocketFile, UnixSocket, make_parent},
     service::Service,
 };
+
+/// What one stream of a client's may send that is not taken yet, in bytes: a console's input is taken no faster than the
+/// guest reads.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The same of all streams of one connection: what waits in one stream must not hold up the others.
+const CONNECTION_WINDOW: u32 = 2 << 20;
+/// How long clients have at the end to take what was sent to them.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// How a daemon is set up.
 #[derive(Clone, Debug)]
@@ -191,7 +200,10 @@ impl Bound {
         let mut servers = JoinSet::new();
         let mut files = Vec::new();
         for listener in listeners {
-            let router = Server::builder().add_routes(routes.clone());
+            let router = Server::builder()
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .add_routes(routes.clone());
             let stop = stop.clone().cancelled_owned();
             match listener {
                 Listener::Unix(listener, file) => {
@@ -212,12 +224,18 @@ impl Bound {
             Some(Ok(ended)) = servers.join_next() => result = ended,
         }
         daemon.end(grace).await;
-        // The streams have come to their end; connections are closed as soon as they are idle.
+        // The streams have come to their end; connections are closed as soon as they are idle. A client that does not
+        // read has no say in when that is.
         stop.cancel();
-        while let Some(ended) = servers.join_next().await {
-            if let Ok(Err(error)) = ended {
-                warn!(%error, "a listener ended");
+        let drained = async {
+            while let Some(ended) = servers.join_next().await {
+                if let Ok(Err(error)) = ended {
+                    warn!(%error, "a listener ended");
+                }
             }
+        };
+        if timeout(DRAIN, drained).await.is_err() {
+            warn!("some clients do not take what was sent to them; they are cut off");
         }
         drop(files);
         info!("ended");

@@ -107,6 +107,15 @@ impl Daemon {
         Resources::of(self.pid())
     }
 
+    /// Waits until what it holds satisfies `settled`.
+    pub async fn settle(&self, what: &str, settled: impl Fn(&Resources) -> bool) -> Resources {
+        let client = self.client().await;
+        let round_trip = async || {
+            soon("list", client.list()).await.expect("list");
+        };
+        crate::settle(what, self.pid(), round_trip, settled).await
+    }
+
     /// A new connection.
     pub async fn client(&self) -> Client {
         soon("connecting", Client::connect(&self.endpoint))

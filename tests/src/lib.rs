@@ -15,17 +15,29 @@
 
 mod daemon;
 mod guest;
+pub mod guests;
 mod process;
 
 use std::time::Duration;
 
 pub use daemon::Daemon;
 pub use guest::{ConsoleReader, EventReader, Guest, describe};
-pub use process::{Resources, binary};
+pub use process::{Resources, binary, settle};
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
 /// side by side.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long the daemon may take to answer any call, whatever its guests do.
+pub const ANSWER: Duration = Duration::from_secs(5);
+
+/// Waits for the answer to a call; panics with `what` if it takes longer than [`ANSWER`].
+pub async fn answered<F: Future>(what: &str, call: F) -> F::Output {
+    match tokio::time::timeout(ANSWER, call).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: no answer within {ANSWER:?}"),
+    }
+}
 
 /// Waits for `future`; panics with `what` if it takes too long.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {

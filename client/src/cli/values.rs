@@ -1,6 +1,6 @@
 //! Readers of option values: text in, checked values out; an error is a usage error.
 
-use std::{path::absolute, time::Duration};
+use std::{fmt, path::absolute, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 

@@ -29,17 +29,13 @@ fn status(code: Code, reason: &str, message: String, metadata: &[(&str, String)]
 
 /// A field with a bad value, under the general reason.
 pub(super) fn invalid_field(field: &str, problem: &str) -> Status {
-    bad_field("INVALID_FIELD", field, problem)
+    bad_field(Code::InvalidArgument, "INVALID_FIELD", field, problem)
 }
 
-fn bad_field(reason: &str, field: &str, problem: &str) -> Status {
+fn bad_field(code: Code, reason: &str, field: &str, problem: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.add_bad_request_violation(field, problem);
-    Status::with_error_details(
-        Code::InvalidArgument,
-        format!("{field}: {problem}"),
-        details,
-    )
+    Status::with_error_details(code, format!("{field}: {problem}"), details)
 }
 
 /// There is no machine of this name.
@@ -105,14 +101,18 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
 fn create(name: &str, error: &CreateError) -> Status {
     let refuse = |code, reason| status(code, reason, chain(error), &[("name", name.to_owned())]);
     match error {
-        CreateError::Exists(_) => refuse(Code::AlreadyExists, "VM_EXISTS"),
+        CreateError::Exists(_) => {
+            bad_field(Code::AlreadyExists, "VM_EXISTS", "name", &error.to_string())
+        }
         CreateError::ShuttingDown => refuse(Code::Unavailable, "SHUTTING_DOWN"),
         CreateError::Firmware(error) => bad_field(
+            Code::InvalidArgument,
             "FIRMWARE_UNUSABLE",
             "definition.firmware",
             &error.to_string(),
         ),
         CreateError::SerialSocket(error) => bad_field(
+            Code::InvalidArgument,
             "SERIAL_SOCKET_UNUSABLE",
             "definition.serial_socket",
             &error.to_string(),

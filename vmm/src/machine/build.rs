@@ -151,6 +151,7 @@ impl KvmMachine {
                 let context = VcpuContext {
                     bus: bus.clone(),
                     requests: requests.clone(),
+                    timers: timers.clone(),
                     span: info_span!("vcpu", vm = %config.name, index),
                     parked: parked.clone(),
                     died: wake.clone(),
