@@ -15,7 +15,7 @@ use nix::{
 use tempfile::TempDir;
 use vmctl::{Client, Endpoint, v1};
 
-use crate::{DEADLINE, Guest, Resources, binary, soon};
+use crate::{DEADLINE, Guest, Resources, binary, request, request_with, soon};
 
 /// A `vmd serve` on a Unix socket in a directory of its own. It is killed, and the directory removed, when this is
 /// dropped.
@@ -116,11 +116,12 @@ impl Daemon {
 
     /// A running probe guest, from its first byte on.
     pub async fn guest(&self, name: &str) -> Guest {
-        self.guest_of(v1::CreateVmRequest {
-            name: name.to_owned(),
-            ..Default::default()
-        })
-        .await
+        self.guest_of(request(name)).await
+    }
+
+    /// A running probe guest with these actions, as in `panic=pause,shutdown=pause`.
+    pub async fn guest_with(&self, name: &str, actions: &str) -> Guest {
+        self.guest_of(request_with(name, actions)).await
     }
 
     /// A guest made as `request` says, from its first byte on.

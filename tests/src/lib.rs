@@ -20,7 +20,9 @@ mod process;
 use std::time::Duration;
 
 pub use daemon::Daemon;
-pub use guest::{ConsoleReader, EventReader, Guest, describe};
+pub use guest::{
+    ConsoleReader, EventReader, Guest, actions, describe, refusal, request, request_with,
+};
 pub use process::{Resources, binary};
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
