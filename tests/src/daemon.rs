@@ -8,12 +8,18 @@ use std::{
     thread,
 };
 
+use hyper_util::rt::TokioIo;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tempfile::TempDir;
-use vmctl::{Client, Endpoint, v1};
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Uri};
+use vmctl::{
+    Client, Endpoint,
+    v1::{self, vm_service_client::VmServiceClient},
+};
 
 use crate::{DEADLINE, Guest, Resources, binary, request, request_with, soon};
 
@@ -112,6 +118,24 @@ impl Daemon {
         soon("connecting", Client::connect(&self.endpoint))
             .await
             .expect("connects")
+    }
+
+    /// A connection without the client library, for what that does not show.
+    pub async fn channel(&self) -> Channel {
+        let path = self.endpoint.unix_path().expect("a Unix socket").to_owned();
+        let connect = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let channel = tonic::transport::Endpoint::from_static("http://vmd");
+        soon("connecting", channel.connect_with_connector(connect))
+            .await
+            .expect("connects")
+    }
+
+    /// The generated client.
+    pub async fn raw_client(&self) -> VmServiceClient<Channel> {
+        VmServiceClient::new(self.channel().await)
     }
 
     /// A running probe guest, from its first byte on.

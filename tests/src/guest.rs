@@ -267,8 +267,13 @@ impl EventReader {
     pub async fn new(client: &Client, after_seq: u64, name: &str) -> Self {
         let name = Some(name).filter(|name| !name.is_empty());
         let stream = soon("watch", client.watch_events(after_seq, name, false)).await;
+        Self::of(stream.expect("watch"), after_seq)
+    }
+
+    /// Those of `stream`, which begins after `after_seq`.
+    pub fn of(stream: EventStream, after_seq: u64) -> Self {
         Self {
-            stream: stream.expect("watch"),
+            stream,
             last_seq: after_seq,
             seen: Vec::new(),
         }
