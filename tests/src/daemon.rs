@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 use tonic::transport::{Channel, Uri};
 use vmctl::{
     Client, Endpoint,
@@ -113,6 +113,19 @@ impl Daemon {
         Resources::of(self.pid())
     }
 
+    /// Waits until it holds what `enough` accepts. It is asked something in between, so that it gets on.
+    pub async fn settles(&self, what: &str, enough: impl Fn(&Resources) -> bool) {
+        let client = self.client().await;
+        let settled = async {
+            while !enough(&self.resources()) {
+                client.list().await.expect("list");
+            }
+        };
+        if timeout(DEADLINE, settled).await.is_err() {
+            panic!("{what}: {:?}", self.resources());
+        }
+    }
+
     /// A new connection.
     pub async fn client(&self) -> Client {
         soon("connecting", Client::connect(&self.endpoint))
@@ -122,13 +135,18 @@ impl Daemon {
 
     /// A connection without the client library, for what that does not show.
     pub async fn channel(&self) -> Channel {
+        self.channel_of(tonic::transport::Endpoint::from_static("http://vmd"))
+            .await
+    }
+
+    /// A connection with settings of its own; the address in them does not count.
+    pub async fn channel_of(&self, settings: tonic::transport::Endpoint) -> Channel {
         let path = self.endpoint.unix_path().expect("a Unix socket").to_owned();
         let connect = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        let channel = tonic::transport::Endpoint::from_static("http://vmd");
-        soon("connecting", channel.connect_with_connector(connect))
+        soon("connecting", settings.connect_with_connector(connect))
             .await
             .expect("connects")
     }

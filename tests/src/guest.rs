@@ -230,6 +230,14 @@ impl ConsoleReader {
         bytes
     }
 
+    /// Reads `output` from `position` on.
+    pub fn from(output: ConsoleOutput, position: u64) -> Self {
+        Self {
+            position,
+            ..Self::new(output)
+        }
+    }
+
     /// Expects that the output has ended.
     pub async fn expect_end(&mut self) {
         let what = format!("the console's end, after {:?}", self.seen);
