@@ -144,6 +144,8 @@ impl<M: Machine> MainLoop<M> {
         self.notifiers.suspend.notify(&());
         self.requests
             .set_state_and_emit(RunState::Suspended, Event::Suspend)?;
+        // Another vCPU may have asked as well while this was served: that is done now.
+        self.requests.take_suspend();
         Ok(())
     }
 
