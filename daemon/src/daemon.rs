@@ -76,6 +76,8 @@ impl Daemon {
         each(&vms, Command::Kill).await;
         self.ended.cancel();
 
+        // An actor ends when nobody has a handle of its machine any more.
+        drop(vms);
         self.registry.clear();
         self.actors.close();
         self.actors.wait().await;
