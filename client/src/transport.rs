@@ -12,12 +12,12 @@ use crate::{Endpoint, Error};
 /// How long the socket may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a stream may send that is not read here, in bytes. Small: what is not read is kept in memory, and it is kept
-/// message by message.
-const STREAM_WINDOW: u32 = 64 << 10;
-/// The same of all streams together. Large: streams that nobody reads must not stand in the way of the others, and HTTP/2
-/// ends the connection over too many small messages that nobody reads, which it counts in relation to this.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How much the daemon may send on one stream ahead of what is read, in bytes. h2 breaks a connection with too many small
+/// frames unread (each costs up to 256 bytes of half the connection's window): with these windows it is the daemon that
+/// waits for a slow reader, of events or of a console, and the other streams go on.
+const STREAM_WINDOW: u32 = 16 << 10;
+/// The same for all streams of the connection together.
+const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// Connects now; the channel connects again by itself should the connection break later.
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {

@@ -199,7 +199,10 @@ fn wait_ends_in_time() {
         &["wait", "b", "--state", "paused", "--timeout", "100ms"],
         1,
     );
-    assert_eq!(err, "vmctl: waited for paused in vain: b: running, event 9\n");
+    assert_eq!(
+        err,
+        "vmctl: waited for paused in vain: b: running, event 9\n"
+    );
     let (_, err) = vmctl(&fake, &["wait", "ended", "--state", "running"], 1);
     assert!(
         err.contains("'ended' has ended, in state shutdown"),

@@ -43,11 +43,6 @@ use crate::{
     service::Service,
 };
 
-/// What one stream of a client's may send that is not taken yet, in bytes: a console's input is taken no faster than the
-/// guest reads.
-const STREAM_WINDOW: u32 = 64 << 10;
-/// The same of all streams of one connection: what waits in one stream must not hold up the others.
-const CONNECTION_WINDOW: u32 = 2 << 20;
 /// How long clients have at the end to take what was sent to them.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -108,6 +103,13 @@ pub enum ServeError {
     #[error("serving: {0}")]
     Transport(#[from] tonic::transport::Error),
 }
+
+/// How much a client may send on one stream ahead of what is read, in bytes. h2 breaks the connection of a peer that has
+/// too many small frames unread (each costs up to 256 bytes of half the connection's window): with these windows a
+/// console whose guest takes nothing makes its client wait, whatever the size of its pieces.
+const STREAM_WINDOW: u32 = 16 << 10;
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// A daemon that listens, but does not serve yet.
 pub struct Bound {

@@ -21,7 +21,9 @@ mod process;
 use std::time::Duration;
 
 pub use daemon::Daemon;
-pub use guest::{ConsoleReader, EventReader, Guest, describe};
+pub use guest::{
+    ConsoleReader, EventReader, Guest, actions, describe, refusal, request, request_with,
+};
 pub use process::{Resources, binary, settle};
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
@@ -37,6 +39,15 @@ pub async fn answered<F: Future>(what: &str, call: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("{what}: no answer within {ANSWER:?}"),
     }
+}
+
+/// Runs `work` in a thread of its own, which a test that fails does not wait for.
+pub async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    answer
+        .await
+        .expect("the thread has ended without an answer")
 }
 
 /// Waits for `future`; panics with `what` if it takes too long.

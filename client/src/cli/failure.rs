@@ -92,10 +92,7 @@ fn explain(doing: &str, error: &Error) -> String {
             format!("cannot {doing}: {}", in_options(&refusal.to_string())),
             remedy(refusal),
         ),
-        Error::Gone { .. } => (
-            format!("cannot {doing}: {error}"),
-            Some(UNKNOWN.to_owned()),
-        ),
+        Error::Gone { .. } => (format!("cannot {doing}: {error}"), Some(UNKNOWN.to_owned())),
         Error::Ended { vm } => (format!("cannot {doing}: {error}"), Some(ended(&vm.name))),
         Error::Malformed(_) => (format!("cannot {doing}: {error}"), None),
     };
@@ -117,9 +114,11 @@ const OPTIONS: [(&str, &str); 6] = [
 
 /// A refusal in the words of the command line.
 fn in_options(text: &str) -> String {
-    OPTIONS.iter().fold(text.to_owned(), |text, (field, option)| {
-        text.replace(field, option)
-    })
+    OPTIONS
+        .iter()
+        .fold(text.to_owned(), |text, (field, option)| {
+            text.replace(field, option)
+        })
 }
 
 const UNKNOWN: &str = "`vmctl ls` shows the machines there are.";

@@ -110,7 +110,10 @@ pub(super) fn event(event: &Event) -> String {
         let millis = full.len().saturating_sub("000000Z".len());
         format!("{}Z", full.get(..millis).unwrap_or_default())
     });
-    let data = event.kind.as_ref().map(|kind| words(&shown(event_data(kind))));
+    let data = event
+        .kind
+        .as_ref()
+        .map(|kind| words(&shown(event_data(kind))));
     let cells = [
         event.seq.to_string(),
         time,
