@@ -284,7 +284,7 @@ async fn machines_that_are_gone_or_have_ended_say_so() {
             Code::FailedPrecondition,
             "VM_NOT_ENDED",
             "",
-            "new: ",
+            "'new' has",
         );
     };
     early(&client.delete("new", false).await.unwrap_err(), "delete");
@@ -300,7 +300,7 @@ async fn machines_that_are_gone_or_have_ended_say_so() {
             Code::FailedPrecondition,
             "VM_ENDED",
             "",
-            "new: ",
+            "'new' has",
         );
     }
     client.quit("new").await.unwrap();

@@ -208,7 +208,7 @@ mod tests {
         let heads = event_heads();
         assert_eq!(
             line,
-            "7       1970-01-01T00:00:00.123Z  web           RESET              guest=true reason=guest-reset       running"
+            "7       1970-01-01T00:00:00.123Z  web           RESET              guest=true reason=guest-reset             running"
         );
         assert_eq!(heads.find("STATE"), line.find("running"));
         assert_eq!(heads.find("EVENT"), line.find("RESET"));
