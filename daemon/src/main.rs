@@ -12,6 +12,10 @@ use vmd::{
     server::{self, Config, ServeError, Signals},
 };
 
+/// How long a thread that built or closed a machine waits for another. Two hundred created at once leave as many threads,
+/// each with its stack.
+const HELPERS_KEPT: Duration = Duration::from_secs(1);
+
 /// Hosts many KVM virtual machines in one process, each with QEMU's run states.
 #[derive(Parser)]
 #[command(name = "vmd", version, after_help = AFTER_HELP)]
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(HELPERS_KEPT)
         .build()
     {
         Ok(runtime) => runtime,

@@ -76,8 +76,16 @@ impl Actor {
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        self.serve(&mut mailbox).await;
+        // A message that is being sent at this moment would stay in the mailbox, and its sender wait for an answer for
+        // ever: `recv` ends only when there is no such message any more. What is dropped is answered: gone.
+        mailbox.close();
+        while mailbox.recv().await.is_some() {}
+    }
+
+    async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) {
         loop {
-            match self.wait(&mut mailbox).await {
+            match self.wait(mailbox).await {
                 Wakeup::Pending => {
                     // Nobody waits for an answer; a failure has been published.
                     let _ = self.turn(None).await;
