@@ -2,7 +2,7 @@
 //! thread. Being in the same process, the benches can see when the guest's byte reaches the serial model.
 
 use std::{
-    future::poll_fn,
+    future::{self, poll_fn},
     pin::pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, Wake, Waker},
@@ -11,11 +11,11 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::{runtime, sync::oneshot, task::JoinHandle};
+use tokio::runtime;
 use vmctl::{Client, Endpoint};
 use vmd::{
     event_log::DEFAULT_CAPACITY,
-    server::{self, Config, ServeError},
+    server::{self, Config},
     vm::{self, Definition, VmHandle},
 };
 use vmm::{devices::console::Console, runstate::Actions};
@@ -32,7 +32,6 @@ pub(crate) struct Daemon {
     pub(crate) client_runtime: runtime::Runtime,
     /// The daemon's, with as many threads as there are processors.
     runtime: runtime::Runtime,
-    server: Option<(oneshot::Sender<()>, JoinHandle<Result<(), ServeError>>)>,
     _directory: TempDir,
 }
 
@@ -52,8 +51,8 @@ impl Daemon {
         };
         let bound = runtime.block_on(server::bind(config)).expect("the daemon");
         let daemon = bound.daemon().clone();
-        let (end, ended) = oneshot::channel();
-        let server = runtime.spawn(bound.serve(async { drop(ended.await) }));
+        // Until the runtime goes.
+        runtime.spawn(bound.serve(future::pending()));
         let client_runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -66,7 +65,6 @@ impl Daemon {
             client,
             client_runtime,
             runtime,
-            server: Some((end, server)),
             _directory: directory,
         }
     }
@@ -101,16 +99,6 @@ impl Daemon {
         });
         while self.daemon.closing() > 0 {
             thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some((end, server)) = self.server.take() {
-            // It may have failed.
-            let _ = end.send(());
-            let _ = self.runtime.block_on(server);
         }
     }
 }

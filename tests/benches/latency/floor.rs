@@ -25,7 +25,8 @@ use std::{
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_lapic_state,
-    kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_run, kvm_sregs, kvm_userspace_memory_region,
+    kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_run, kvm_sregs,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
