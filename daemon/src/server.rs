@@ -185,6 +185,11 @@ pub async fn bind(config: Config) -> Result<Bound, ServeError> {
 }
 
 impl Bound {
+    /// The daemon that will be served, for whoever runs it in their own process.
+    pub fn daemon(&self) -> &Arc<Daemon> {
+        &self.daemon
+    }
+
     /// The TCP addresses that were given with port 0 are known now.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         let tcp = |listener: &Listener| match listener {
