@@ -41,7 +41,7 @@ impl Report {
         };
         let mut step = || {
             // None is always the one that comes after the other.
-            let (floor, ours) = if pair.ours.len() % 2 == 0 {
+            let (floor, ours) = if pair.ours.len().is_multiple_of(2) {
                 let floor = floor();
                 (floor, ours())
             } else {
