@@ -165,6 +165,7 @@ impl KvmMachine {
             vcpus,
             parked,
             board,
+            bus,
             timers,
             clock,
             timers_held: true,

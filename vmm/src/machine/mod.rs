@@ -32,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::{board::Board, irq::ChipState, memory::Memory, vcpu::Vcpu};
+use self::{board::Board, bus::PioBus, irq::ChipState, memory::Memory, vcpu::Vcpu};
 pub use self::{
     build::{BuildError, BuildStep},
     config::{Firmware, MachineConfig},
@@ -59,6 +59,7 @@ pub struct KvmMachine {
     vcpus: Vec<Vcpu>,
     parked: Arc<Notify>,
     board: Board,
+    bus: Arc<PioBus>,
     timers: Arc<Timers>,
     clock: Arc<VirtualClock>,
     timers_held: bool,
@@ -218,6 +219,10 @@ impl Machine for KvmMachine {
 
     async fn inject_nmi(&mut self) -> Result<(), MachineError> {
         finish(self.vcpus.iter().map(Vcpu::inject_nmi).collect()).await
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.bus.write(port, data);
     }
 
     async fn drain_and_flush(&mut self) -> Result<(), i32> {
