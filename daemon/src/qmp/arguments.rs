@@ -44,13 +44,19 @@ impl Arguments {
     /// An optional list of strings.
     pub(super) fn strings(&mut self, name: &str) -> Result<Vec<String>, QmpError> {
         let wrong = |expected| {
-            QmpError::generic(format!("Invalid parameter type for '{name}', expected: {expected}"))
+            QmpError::generic(format!(
+                "Invalid parameter type for '{name}', expected: {expected}"
+            ))
         };
         match self.0.remove(name) {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => items
                 .into_iter()
-                .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| wrong("string")))
+                .map(|item| {
+                    item.as_str()
+                        .map(str::to_owned)
+                        .ok_or_else(|| wrong("string"))
+                })
                 .collect(),
             Some(_) => Err(wrong("array")),
         }
@@ -60,7 +66,9 @@ impl Arguments {
     pub(super) fn finish(self) -> Result<(), QmpError> {
         match self.0.keys().next() {
             None => Ok(()),
-            Some(name) => Err(QmpError::generic(format!("Parameter '{name}' is unexpected"))),
+            Some(name) => Err(QmpError::generic(format!(
+                "Parameter '{name}' is unexpected"
+            ))),
         }
     }
 }

@@ -52,7 +52,10 @@ pub(super) async fn execute(machine: &Machine, request: Request) -> Result<Value
         "watchdog-set-action" => {
             let watchdog: Option<WatchdogAction> = arguments.choice("action")?;
             let watchdog = Some(watchdog.ok_or_else(|| missing("action"))?);
-            Command::SetAction(ActionChange { watchdog, ..Default::default() })
+            Command::SetAction(ActionChange {
+                watchdog,
+                ..Default::default()
+            })
         }
         "human-monitor-command" => {
             let line = arguments.mandatory("command-line")?;
@@ -98,7 +101,7 @@ fn query_command(machine: &Machine, name: &str) -> Result<Value, QmpError> {
         "query-current-machine" => json!({ "wakeup-suspend-support": true }),
         "query-commands" => NAMES.iter().map(|name| json!({ "name": name })).collect(),
         "query-cpus-fast" => {
-            let cpu = |(index, thread): (usize, &i32)| {
+            let cpu = |(index, thread): (usize, i32)| {
                 json!({
                     "cpu-index": index,
                     "qom-path": format!("/machine/unattached/device[{index}]"),
@@ -107,10 +110,18 @@ fn query_command(machine: &Machine, name: &str) -> Result<Value, QmpError> {
                     "props": { "socket-id": index, "core-id": 0, "thread-id": 0 },
                 })
             };
-            machine.vm.vcpu_threads().iter().enumerate().map(cpu).collect()
+            machine
+                .vm
+                .vcpu_threads()
+                .into_iter()
+                .enumerate()
+                .map(cpu)
+                .collect()
         }
         _ => {
-            return Err(QmpError::not_found(format!("The command {name} has not been found")));
+            return Err(QmpError::not_found(format!(
+                "The command {name} has not been found"
+            )));
         }
     })
 }

@@ -12,7 +12,10 @@ const WATCHDOG_WINDOW: Duration = Duration::from_secs(1);
 
 /// Whether QEMU has the event: the daemon's own are not for monitors.
 pub(super) fn is_qemus(kind: &Kind) -> bool {
-    !matches!(kind, Kind::Created(_) | Kind::Started(_) | Kind::Ended(_) | Kind::Deleted(_))
+    !matches!(
+        kind,
+        Kind::Created(_) | Kind::Started(_) | Kind::Ended(_) | Kind::Deleted(_)
+    )
 }
 
 /// An event as QEMU writes it. Values that are not there are left out.
@@ -68,7 +71,12 @@ mod tests {
 
     #[test]
     fn the_first_watchdog_goes_out_and_the_latest_of_the_window_later() {
-        let event = |seq| Arc::new(Event { seq, ..Default::default() });
+        let event = |seq| {
+            Arc::new(Event {
+                seq,
+                ..Default::default()
+            })
+        };
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut limit = WatchdogLimit::default();

@@ -63,7 +63,11 @@ impl Input {
     }
 
     fn skip_space(&mut self) {
-        let space = self.bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let space = self
+            .bytes
+            .iter()
+            .take_while(|byte| byte.is_ascii_whitespace())
+            .count();
         if space > 0 {
             self.drop_front(space);
         }

@@ -36,11 +36,17 @@ pub(super) struct QmpError {
 
 impl QmpError {
     pub(super) fn generic(desc: impl Into<String>) -> Self {
-        Self { class: Class::Generic, desc: desc.into() }
+        Self {
+            class: Class::Generic,
+            desc: desc.into(),
+        }
     }
 
     pub(super) fn not_found(desc: impl Into<String>) -> Self {
-        Self { class: Class::CommandNotFound, desc: desc.into() }
+        Self {
+            class: Class::CommandNotFound,
+            desc: desc.into(),
+        }
     }
 }
 
@@ -54,7 +60,10 @@ pub(super) struct Request {
 /// Takes a request apart. The `id` is there also when the rest is wrong, for the error's reply.
 pub(super) fn parse(value: Value) -> (Option<Value>, Result<Request, QmpError>) {
     let Value::Object(mut members) = value else {
-        return (None, Err(QmpError::generic("QMP input must be a JSON object")));
+        return (
+            None,
+            Err(QmpError::generic("QMP input must be a JSON object")),
+        );
     };
     let id = members.remove("id");
     (id, parse_members(members))
@@ -67,19 +76,24 @@ fn parse_members(members: Map<String, Value>) -> Result<Request, QmpError> {
         match (name.as_str(), value) {
             ("execute", Value::String(command)) => execute = Some(command),
             ("execute", _) => {
-                return Err(QmpError::generic("QMP input member 'execute' must be a string"));
+                return Err(QmpError::generic(
+                    "QMP input member 'execute' must be a string",
+                ));
             }
             ("arguments", Value::Object(members)) => arguments = members,
             ("arguments", _) => {
-                return Err(QmpError::generic("QMP input member 'arguments' must be an object"));
+                return Err(QmpError::generic(
+                    "QMP input member 'arguments' must be an object",
+                ));
             }
             (other, _) => {
-                return Err(QmpError::generic(format!("QMP input member '{other}' is unexpected")));
+                return Err(QmpError::generic(format!(
+                    "QMP input member '{other}' is unexpected"
+                )));
             }
         }
     }
-    let execute =
-        execute.ok_or_else(|| QmpError::generic("QMP input lacks member 'execute'"))?;
+    let execute = execute.ok_or_else(|| QmpError::generic("QMP input lacks member 'execute'"))?;
     Ok(Request { execute, arguments })
 }
 
@@ -114,14 +128,20 @@ mod tests {
         let (id, request) = parse(json!({"execute": "a", "arguments": {"b": 1}, "id": [1]}));
         assert_eq!(id, Some(json!([1])));
         let request = request.unwrap();
-        assert_eq!((request.execute.as_str(), &request.arguments["b"]), ("a", &json!(1)));
+        assert_eq!(
+            (request.execute.as_str(), &request.arguments["b"]),
+            ("a", &json!(1))
+        );
     }
 
     #[test]
     fn what_is_wrong_is_said_as_qemu_does() {
         assert_eq!(error_of(json!([1])), "QMP input must be a JSON object");
         assert_eq!(error_of(json!({})), "QMP input lacks member 'execute'");
-        assert_eq!(error_of(json!({"execute": 1})), "QMP input member 'execute' must be a string");
+        assert_eq!(
+            error_of(json!({"execute": 1})),
+            "QMP input member 'execute' must be a string"
+        );
         assert_eq!(
             error_of(json!({"execute": "a", "arguments": 1})),
             "QMP input member 'arguments' must be an object"

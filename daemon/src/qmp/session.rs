@@ -34,7 +34,12 @@ pub(crate) async fn serve(
     mut reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
-    let mut session = Session { machine, writer, events: None, watchdog: WatchdogLimit::default() };
+    let mut session = Session {
+        machine,
+        writer,
+        events: None,
+        watchdog: WatchdogLimit::default(),
+    };
     session.send(&message::greeting()).await?;
     let mut input = Input::default();
     let mut buffer = [0; READ];
@@ -72,9 +77,10 @@ impl<W: AsyncWrite + Unpin> Session<W> {
     async fn request(&mut self, value: Result<Value, InputError>) -> io::Result<()> {
         let (id, request) = match value {
             Ok(value) => message::parse(value),
-            Err(InputError::Syntax(what)) => {
-                (None, Err(QmpError::generic(format!("JSON parse error, {what}"))))
-            }
+            Err(InputError::Syntax(what)) => (
+                None,
+                Err(QmpError::generic(format!("JSON parse error, {what}"))),
+            ),
             Err(InputError::TooLong) => {
                 let error = QmpError::generic("JSON token size limit exceeded");
                 self.send(&message::reply(None, Err(error))).await?;
@@ -99,7 +105,9 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         }
         let mut arguments = Arguments::new(request.arguments);
         if let Some(capability) = arguments.strings("enable")?.first() {
-            return Err(QmpError::generic(format!("Capability {capability} not available")));
+            return Err(QmpError::generic(format!(
+                "Capability {capability} not available"
+            )));
         }
         arguments.finish()?;
         let newest = self.machine.daemon.events.newest();
@@ -121,7 +129,9 @@ impl<W: AsyncWrite + Unpin> Session<W> {
     /// Waits until there are events to send; false if there will be none any more.
     async fn more_events(&mut self) -> bool {
         let held = self.watchdog.due();
-        let Some(cursor) = &mut self.events else { return std::future::pending().await };
+        let Some(cursor) = &mut self.events else {
+            return std::future::pending().await;
+        };
         let held = async {
             match held {
                 Some(time) => sleep_until(time).await,
@@ -143,7 +153,9 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             self.send_event(&event).await?;
         }
         loop {
-            let Some(cursor) = &mut self.events else { return Ok(()) };
+            let Some(cursor) = &mut self.events else {
+                return Ok(());
+            };
             // A client too slow for the log cannot be told so in QMP: it loses its connection, and knows.
             let events = cursor.read().map_err(io::Error::other)?;
             if events.is_empty() {

@@ -112,11 +112,14 @@ fn create(name: &str, error: &CreateError) -> Status {
             "definition.firmware",
             &error.to_string(),
         ),
-        CreateError::SerialSocket(error) => bad_field(
-            "SERIAL_SOCKET_UNUSABLE",
-            "definition.serial_socket",
-            &error.to_string(),
-        ),
+        CreateError::SerialSocket(error) => {
+            let field = "definition.serial_socket";
+            bad_field("SOCKET_UNUSABLE", field, &error.to_string())
+        }
+        CreateError::QmpSocket(error) => {
+            let field = "definition.qmp_socket";
+            bad_field("SOCKET_UNUSABLE", field, &error.to_string())
+        }
         CreateError::Build(error) if is_exhausted(error) => {
             refuse(Code::ResourceExhausted, "HOST_EXHAUSTED")
         }

@@ -21,7 +21,7 @@ mod memory;
 mod vcpu;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicI32},
     time::{Duration, Instant},
 };
 
@@ -103,6 +103,11 @@ impl KvmMachine {
     /// The first serial port's host side.
     pub fn console(&self) -> &Arc<Console> {
         &self.board.console
+    }
+
+    /// The host's thread of each vCPU, in order; 0 until the thread has begun.
+    pub fn vcpu_threads(&self) -> Vec<Arc<AtomicI32>> {
+        self.vcpus.iter().map(Vcpu::thread_id).collect()
     }
 
     /// What makes the machine unusable, if anything: its owner gives it up.
