@@ -1,4 +1,4 @@
-//! Unix sockets that belong to the daemon: made with mode 0600, and removed again.
+//! Unix sockets that belong to the daemon: made with mode 0600, served, and removed again.
 
 use std::{
     fs, io,
@@ -10,13 +10,21 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::{
     socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr},
     stat::{Mode, fchmod},
 };
-use tokio::net::UnixListener;
+use thiserror::Error;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument, Span, debug, warn};
 
 /// A listening Unix socket whose file goes with it.
 pub struct UnixSocket {
@@ -63,6 +71,83 @@ impl UnixSocket {
     pub fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, self.file)
     }
+}
+
+/// A Unix socket whose clients are served, each by a task of its own, until this is dropped. Those that are connected
+/// then get a little time to come to their end.
+pub struct SocketServer {
+    _stop: DropGuard,
+    _file: SocketFile,
+}
+
+/// How long clients may go on after the end.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl SocketServer {
+    /// Listens at `path` and has `serve` serve each client.
+    pub fn open<F>(
+        path: &Path,
+        serve: impl Fn(UnixStream) -> F + Send + 'static,
+    ) -> Result<Self, SocketError>
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let socket = UnixSocket::bind(path).map_err(|source| SocketError {
+            path: path.to_owned(),
+            source,
+        })?;
+        let (listener, file) = socket.into_parts();
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(listener, stop.clone(), serve).instrument(Span::current()));
+        Ok(Self {
+            _stop: stop.drop_guard(),
+            _file: file,
+        })
+    }
+}
+
+/// A socket cannot be made.
+#[derive(Debug, Error)]
+#[error("{}: {source}", path.display())]
+pub struct SocketError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+async fn accept<F>(listener: UnixListener, stop: CancellationToken, serve: impl Fn(UnixStream) -> F)
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = clients.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let client = serve(stream);
+                    clients.spawn(async {
+                        if let Err(error) = client.await {
+                            debug!(%error, "a client has gone");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely; the next client that goes frees one.
+                    warn!(%error, "nobody can connect");
+                    if clients.join_next().await.is_none() {
+                        return;
+                    }
+                }
+            },
+        }
+    }
+    drop(listener);
+    // Those that are still there then are cut off.
+    let _ = timeout(LINGER, async {
+        while clients.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// Makes the directory that `path` is in, for this user only, unless it exists.

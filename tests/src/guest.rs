@@ -1,6 +1,6 @@
 //! A machine under test: its console and its events, read with deadlines.
 
-use vmctl::{Client, ConsoleInput, ConsoleOutput, Error, EventStream, Refusal, names, v1};
+use vmctl::{ByteInput, Client, ConsoleOutput, Error, EventStream, Refusal, names, v1};
 
 use crate::soon;
 
@@ -14,7 +14,7 @@ pub struct Guest {
     pub console: ConsoleReader,
     /// Its events, from its creation on.
     pub events: EventReader,
-    input: ConsoleInput,
+    input: ByteInput,
 }
 
 impl Guest {

@@ -99,7 +99,7 @@ fn firmware(what: &'static str, path: &Path, says: &'static str) -> Mistake {
 }
 
 fn serial(what: &'static str, path: &Path, says: &'static str) -> Mistake {
-    let (reason, field) = ("SERIAL_SOCKET_UNUSABLE", "definition.serial_socket");
+    let (reason, field) = ("SOCKET_UNUSABLE", "definition.serial_socket");
     definition(what, reason, field, says, |d| {
         d.serial_socket = path.to_str().unwrap().to_owned();
     })

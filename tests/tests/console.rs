@@ -11,10 +11,10 @@ use tokio::{
     },
     sync::watch,
 };
-use vmctl::{Client, ConsoleInput, v1};
+use vmctl::{ByteInput, Client, v1};
 use vmd_tests::{ConsoleReader, Daemon, Guest, request, soon};
 
-async fn console(client: &Client, skip_history: bool) -> (ConsoleInput, ConsoleReader) {
+async fn console(client: &Client, skip_history: bool) -> (ByteInput, ConsoleReader) {
     let (input, output) = client.console("a", skip_history).await.unwrap();
     (input, ConsoleReader::new(output))
 }
@@ -268,7 +268,7 @@ async fn a_serial_socket_that_cannot_be_made_fails_the_creation() {
         };
         let refusal = vmd_tests::refusal(client.create(create).await);
         assert_eq!(refusal.code, tonic::Code::InvalidArgument);
-        assert_eq!(refusal.reason, "SERIAL_SOCKET_UNUSABLE");
+        assert_eq!(refusal.reason, "SOCKET_UNUSABLE");
         assert_eq!(refusal.violations[0].field, "definition.serial_socket");
         assert!(refusal.message.contains(path.to_str().unwrap()));
     }

@@ -299,7 +299,7 @@ async fn a_guest_that_writes_without_end_and_a_client_that_never_reads() {
 
 /// Reads `count` bytes or more of the chatter's output and checks them; a reader that is too slow may miss some, and
 /// can tell from the offset.
-async fn read_pattern(client: &Client, count: u64) -> (vmctl::ConsoleInput, vmctl::ConsoleOutput) {
+async fn read_pattern(client: &Client, count: u64) -> (vmctl::ByteInput, vmctl::ConsoleOutput) {
     let (input, mut output) = client.console("enemy", false).await.unwrap();
     let mut position = 0;
     while position < count {

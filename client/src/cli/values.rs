@@ -102,6 +102,12 @@ pub(super) fn serial(text: &str) -> Result<String, String> {
     Ok(path)
 }
 
+/// Reads the path of a QMP socket, with or without `unix:`, and makes it absolute.
+pub(super) fn qmp(text: &str) -> Result<String, String> {
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    serial(&format!("unix:{path}")).map_err(|_| "expected a path".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,6 +66,7 @@ pub(super) fn details(vm: &Vm) -> Vec<String> {
         ("memory", memory),
         ("firmware", firmware),
         ("serial", or_dash(&definition.serial_socket)),
+        ("qmp", or_dash(&definition.qmp_socket)),
         ("actions", actions),
         (
             "created",

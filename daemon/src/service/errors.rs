@@ -120,8 +120,14 @@ fn create(name: &str, error: &CreateError) -> Status {
         ),
         CreateError::SerialSocket(error) => bad_field(
             Code::InvalidArgument,
-            "SERIAL_SOCKET_UNUSABLE",
+            "SOCKET_UNUSABLE",
             "definition.serial_socket",
+            &error.to_string(),
+        ),
+        CreateError::QmpSocket(error) => bad_field(
+            Code::InvalidArgument,
+            "SOCKET_UNUSABLE",
+            "definition.qmp_socket",
             &error.to_string(),
         ),
         CreateError::Build(error) if is_exhausted(error) => {

@@ -9,98 +9,42 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
-    task::JoinSet,
-    time::timeout,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Instrument, Span, debug, warn};
 use vmm::devices::console::Console;
 
-use crate::listener::{SocketFile, UnixSocket};
+use crate::listener::{SocketError, SocketServer};
 
-/// The socket cannot be made.
-#[derive(Debug, Error)]
-#[error("{}: {source}", path.display())]
-pub struct SerialSocketError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-/// How long clients may take for what is left when the socket goes.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// A socket that is served, until it is dropped. Its clients then still get what the guest has written.
-pub(super) struct SerialSocket {
-    _served: DropGuard,
-    _file: SocketFile,
-}
-
-impl SerialSocket {
-    /// Listens at `path` for clients of `console`.
-    pub(super) fn open(path: &Path, console: Arc<Console>) -> Result<Self, SerialSocketError> {
-        let socket = UnixSocket::bind(path).map_err(|source| SerialSocketError {
-            path: path.to_owned(),
-            source,
-        })?;
-        let (listener, file) = socket.into_parts();
-        let served = CancellationToken::new();
-        tokio::spawn(serve(listener, console, served.clone()).instrument(Span::current()));
-        Ok(Self {
-            _served: served.drop_guard(),
-            _file: file,
-        })
-    }
-}
-
-/// Accepts clients until `served` is cancelled, and sees them off.
-async fn serve(listener: UnixListener, console: Arc<Console>, served: CancellationToken) {
+/// Listens at `path` for clients of `console`.
+pub(super) fn open(path: &Path, console: Arc<Console>) -> Result<SocketServer, SocketError> {
     let given = Arc::new(AtomicU64::new(0));
-    let mut clients = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    clients.spawn(client(stream, console.clone(), given.clone()));
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely; the next client that goes frees one.
-                    warn!(%error, "the serial socket accepts nobody");
-                    if clients.join_next().await.is_none() {
-                        return;
-                    }
-                }
-            },
-            Some(_) = clients.join_next() => {}
-            () = served.cancelled() => break,
-        }
-    }
-    drop(listener);
-    let all_gone = async { while clients.join_next().await.is_some() {} };
-    // One that does not read gets no more time: the set is dropped, and ends it.
-    let _ = timeout(FAREWELL, all_gone).await;
+    SocketServer::open(path, move |stream| {
+        client(stream, console.clone(), given.clone())
+    })
 }
 
-/// Serves one client until it goes away.
-async fn client(stream: UnixStream, console: Arc<Console>, given: Arc<AtomicU64>) {
+/// Serves one client until it goes away, or the machine has ended and all was sent.
+async fn client(
+    stream: UnixStream,
+    console: Arc<Console>,
+    given: Arc<AtomicU64>,
+) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
-    let result = tokio::select! {
+    tokio::select! {
         result = to_client(writer, &console, &given) => result,
         result = from_client(reader, &console) => result,
-    };
-    if let Err(error) = result {
-        debug!(%error, "a client of the serial socket has gone");
     }
 }
 
@@ -134,12 +78,11 @@ async fn from_client(mut reader: OwnedReadHalf, console: &Console) -> io::Result
         match buffer.get(..count) {
             // The client may have closed its sending side only, and go on reading.
             Some([]) | None => return hung_up(reader.as_ref().as_fd()).await,
-            Some(bytes) => {
-                if console.write_input(bytes).await.is_err() {
-                    // The machine has ended; there may be output left.
-                    return std::future::pending().await;
-                }
+            // A machine that has ended takes nothing; there may be output left.
+            Some(bytes) if console.write_input(bytes).await.is_err() => {
+                return std::future::pending().await;
             }
+            Some(_) => {}
         }
     }
 }

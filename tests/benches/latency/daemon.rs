@@ -111,6 +111,7 @@ pub(crate) async fn create(daemon: &Arc<vmd::Daemon>, name: &str) -> (Arc<VmHand
         firmware: None,
         actions: Actions::default(),
         serial_socket: None,
+        qmp_socket: None,
     };
     let (vm, _) = vm::create(daemon, name, definition, false, None)
         .await

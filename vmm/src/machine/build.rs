@@ -166,6 +166,7 @@ impl KvmMachine {
             vcpus,
             parked,
             board,
+            bus,
             timers,
             clock,
             timers_held: true,

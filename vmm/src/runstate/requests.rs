@@ -9,9 +9,12 @@
 //! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, and
 //! raised events have a limit, so what is pending is bounded whatever a guest does.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, ThreadId},
 };
 
 use super::{
@@ -77,12 +80,22 @@ struct Pending {
     powerdown: bool,
     vmstop: Option<RunState>,
     nmi: bool,
+    /// Of the main loop's own access to a device, while it lasts.
+    outside: Option<Outside>,
     /// The machine has ended: no event follows, and nothing wakes it.
     ended: bool,
     emitted: Vec<Emitted>,
     dropped: u64,
     #[cfg(test)]
     raised: Vec<Request>,
+}
+
+/// An access to a device outside any vCPU.
+struct Outside {
+    /// Who makes it: vCPUs raise at the same time.
+    thread: ThreadId,
+    /// Whether a panic that stops the machine came of it.
+    panicked: bool,
 }
 
 impl Pending {
@@ -168,7 +181,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Spec, section 8, raised by a vCPU: the stop is deferred.
+    /// Spec, section 8. Raised by a vCPU, the stop is deferred.
     fn guest_panicked(&mut self) {
         let action = match self.actions.panic {
             PanicAction::None => GuestPanicAction::Run,
@@ -180,7 +193,12 @@ impl Pending {
         };
         self.emit_raised(Event::GuestPanicked(action));
         if action != GuestPanicAction::Run {
-            self.vmstop = Some(RunState::GuestPanicked);
+            match &mut self.outside {
+                Some(outside) if outside.thread == thread::current().id() => {
+                    outside.panicked = true;
+                }
+                _ => self.vmstop = Some(RunState::GuestPanicked),
+            }
         }
         if action == GuestPanicAction::Poweroff {
             self.shutdown = Some(ShutdownCause::GuestPanic);
@@ -223,6 +241,7 @@ impl Requests {
             powerdown: false,
             vmstop: None,
             nmi: false,
+            outside: None,
             ended: false,
             emitted: Vec::new(),
             dropped: 0,
@@ -349,6 +368,18 @@ impl Requests {
     #[cfg(test)]
     pub(super) fn force_state(&self, state: RunState) {
         self.lock().state = state;
+    }
+
+    /// Makes an access to a device that belongs to no vCPU. Returns whether the guest's panic came of it, for which the
+    /// machine is to be stopped at once.
+    pub(super) fn outside_vcpus(&self, access: impl FnOnce()) -> bool {
+        self.lock().outside = Some(Outside {
+            thread: thread::current().id(),
+            panicked: false,
+        });
+        access();
+        let outside = self.lock().outside.take();
+        outside.is_some_and(|outside| outside.panicked)
     }
 
     pub(super) fn change_actions(&self, change: ActionChange) {

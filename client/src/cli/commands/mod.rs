@@ -62,6 +62,7 @@ async fn serve(client: &Client, command: Command, out: &mut Output) -> Result<()
         Command::Events(events) => events::run(client, &events, out).await,
         Command::Wait(wait) => wait::run(client, &wait, out).await,
         Command::Console(console) => console::run(client, &console, out).await,
+        Command::Qmp(machine) => console::run_qmp(client, &machine.name, out).await,
         Command::Completions { shell } => completions(shell, out),
     }
 }

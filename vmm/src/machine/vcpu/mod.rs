@@ -20,13 +20,17 @@ mod throttle;
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Instant,
 };
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+use nix::unistd::gettid;
 use tokio::sync::{Notify, oneshot};
 use tracing::Span;
 
@@ -44,6 +48,7 @@ use crate::{devices::timer::Timers, runstate::Requests};
 pub(super) struct Vcpu {
     control: Arc<Control>,
     power_on: Arc<PowerOn>,
+    thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,12 +95,14 @@ impl Vcpu {
         let power_on = PowerOn::read(&vcpu).map_err(BuildError::kvm("reading a vCPU's state"))?;
         let immediate_exit = ImmediateExit::new(&vcpu).map_err(BuildError::VcpuThread)?;
         let control = Arc::new(Control::new(immediate_exit, context.parked.clone()));
+        let thread_id = Arc::new(AtomicI32::new(0));
         let thread = thread::Builder::new()
             .name(name)
             .stack_size(STACK_SIZE)
             .spawn({
-                let control = control.clone();
+                let (control, thread_id) = (control.clone(), thread_id.clone());
                 move || {
+                    thread_id.store(gettid().as_raw(), Ordering::Relaxed);
                     let _in_span = context.span.enter();
                     let _last_will = LastWill {
                         control: control.clone(),
@@ -110,8 +117,14 @@ impl Vcpu {
         Ok(Self {
             control,
             power_on: Arc::new(power_on),
+            thread_id,
             thread: Some(thread),
         })
+    }
+
+    /// The host's id of the thread; 0 until it has begun.
+    pub(super) fn thread_id(&self) -> Arc<AtomicI32> {
+        self.thread_id.clone()
     }
 
     /// Has the vCPU pause; [`Vcpu::is_parked`] tells when it has.
