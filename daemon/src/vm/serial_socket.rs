@@ -8,20 +8,23 @@
 
 use std::{
     io,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use thiserror::Error;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
     task::JoinSet,
+    time::timeout,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span, debug, warn};
 use vmm::devices::console::Console;
 
@@ -35,9 +38,12 @@ pub struct SerialSocketError {
     source: io::Error,
 }
 
-/// A socket that is served, until it is dropped.
+/// How long clients may take for what is left when the socket goes.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A socket that is served, until it is dropped. Its clients then still get what the guest has written.
 pub(super) struct SerialSocket {
-    _server: AbortOnDropHandle<()>,
+    _served: DropGuard,
     _file: SocketFile,
 }
 
@@ -49,16 +55,17 @@ impl SerialSocket {
             source,
         })?;
         let (listener, file) = socket.into_parts();
-        let server = tokio::spawn(serve(listener, console).instrument(Span::current()));
+        let served = CancellationToken::new();
+        tokio::spawn(serve(listener, console, served.clone()).instrument(Span::current()));
         Ok(Self {
-            _server: AbortOnDropHandle::new(server),
+            _served: served.drop_guard(),
             _file: file,
         })
     }
 }
 
-/// Accepts clients for ever. Dropping this ends them, too.
-async fn serve(listener: UnixListener, console: Arc<Console>) {
+/// Accepts clients until `served` is cancelled, and sees them off.
+async fn serve(listener: UnixListener, console: Arc<Console>, served: CancellationToken) {
     let given = Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
     loop {
@@ -76,8 +83,13 @@ async fn serve(listener: UnixListener, console: Arc<Console>) {
                 }
             },
             Some(_) = clients.join_next() => {}
+            () = served.cancelled() => break,
         }
     }
+    drop(listener);
+    let all_gone = async { while clients.join_next().await.is_some() {} };
+    // One that does not read gets no more time: the set is dropped, and ends it.
+    let _ = timeout(FAREWELL, all_gone).await;
 }
 
 /// Serves one client until it goes away.
@@ -99,9 +111,11 @@ async fn to_client(
 ) -> io::Result<()> {
     let mut position = given.load(Ordering::Relaxed);
     loop {
+        // Looked at first: output that came before the end is sent.
+        let closed = console.is_closed();
         let chunk = console.read_output(position);
         if chunk.bytes.is_empty() {
-            if console.is_closed() {
+            if closed {
                 return Ok(());
             }
             console.wait_output(position).await;
@@ -119,12 +133,25 @@ async fn from_client(mut reader: OwnedReadHalf, console: &Console) -> io::Result
         let count = reader.read(&mut buffer).await?;
         match buffer.get(..count) {
             // The client may have closed its sending side only, and go on reading.
-            Some([]) | None => return std::future::pending().await,
+            Some([]) | None => return hung_up(reader.as_ref().as_fd()).await,
             Some(bytes) => {
                 if console.write_input(bytes).await.is_err() {
-                    return Ok(());
+                    // The machine has ended; there may be output left.
+                    return std::future::pending().await;
                 }
             }
         }
     }
+}
+
+/// Returns once the other side of a socket is closed in both directions. Nobody else's waiting for the socket is
+/// disturbed: this waits through a descriptor of its own.
+async fn hung_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = UnixStream::from_std(socket.try_clone_to_owned()?.into())?;
+    while !socket.ready(Interest::WRITABLE).await?.is_write_closed() {
+        // That there is room to write is no news; what comes next may be.
+        let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = socket.try_io(Interest::WRITABLE, seen);
+    }
+    Ok(())
 }
