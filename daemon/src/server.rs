@@ -100,6 +100,13 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// How much a client may send on one stream ahead of what is read, in bytes. h2 breaks the connection of a peer that has
+/// too many small frames unread (each costs up to 256 bytes of half the connection's window): with these windows a
+/// console whose guest takes nothing makes its client wait, whatever the size of its pieces.
+const STREAM_WINDOW: u32 = 16 << 10;
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 /// A daemon that listens, but does not serve yet.
 pub struct Bound {
     daemon: Arc<Daemon>,
@@ -191,7 +198,10 @@ impl Bound {
         let mut servers = JoinSet::new();
         let mut files = Vec::new();
         for listener in listeners {
-            let router = Server::builder().add_routes(routes.clone());
+            let router = Server::builder()
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .add_routes(routes.clone());
             let stop = stop.clone().cancelled_owned();
             match listener {
                 Listener::Unix(listener, file) => {
