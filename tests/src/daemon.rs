@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, mpsc},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use hyper_util::rt::TokioIo;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -21,7 +24,7 @@ use vmctl::{
     v1::{self, vm_service_client::VmServiceClient},
 };
 
-use crate::{DEADLINE, Guest, Resources, binary, request, request_with, soon};
+use crate::{DEADLINE, Guest, Resources, binary, in_thread, request, request_with, soon};
 
 /// A `vmd serve` on a Unix socket in a directory of its own. It is killed, and the directory removed, when this is
 /// dropped.
@@ -29,6 +32,7 @@ pub struct Daemon {
     child: Child,
     directory: TempDir,
     log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
     endpoint: Endpoint,
 }
 
@@ -54,7 +58,7 @@ impl Daemon {
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::new(Mutex::new(String::new()));
         let (listening, heard) = mpsc::channel();
-        thread::spawn({
+        let log_reader = thread::spawn({
             let log = log.clone();
             move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -71,15 +75,12 @@ impl Daemon {
             child,
             directory,
             log,
+            log_reader: Some(log_reader),
             endpoint,
         };
         // The channel closes if the daemon ends.
-        let ready = tokio::task::spawn_blocking(move || heard.recv_timeout(DEADLINE)).await;
-        assert!(
-            ready.is_ok_and(|ready| ready.is_ok()),
-            "vmd does not listen:\n{}",
-            daemon.log()
-        );
+        let ready = in_thread(move || heard.recv_timeout(DEADLINE)).await;
+        assert!(ready.is_ok(), "vmd does not listen:\n{}", daemon.log());
         daemon
     }
 
@@ -179,10 +180,8 @@ impl Daemon {
             .arg(self.endpoint.to_string())
             .args(arguments)
             .stdin(Stdio::null());
-        let run = tokio::task::spawn_blocking(move || command.output());
-        soon("vmctl", run)
+        soon("vmctl", in_thread(move || command.output()))
             .await
-            .expect("a thread")
             .expect("vmctl runs")
     }
 
@@ -192,13 +191,21 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).expect("the daemon is there");
     }
 
-    /// Waits for its end.
+    /// Waits for its end: how it ended, and its log.
     pub async fn ended(mut self) -> (ExitStatus, String) {
-        let wait = tokio::task::spawn_blocking(move || {
-            let status = self.child.wait().expect("a child");
-            (status, self.log())
-        });
-        soon("the daemon's end", wait).await.expect("a thread")
+        let pid = Id::Pid(Pid::from_raw(
+            i32::try_from(self.pid()).expect("a process id"),
+        ));
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let wait = in_thread(move || waitid(pid, flags).map(drop));
+        soon("the daemon's end", wait).await.expect("a child");
+        let status = self.child.wait().expect("a child");
+        // Its log is complete when the pipe has been read to the end.
+        if let Some(reader) = self.log_reader.take() {
+            let read = in_thread(move || reader.join().is_ok());
+            assert!(soon("the end of the log", read).await);
+        }
+        (status, self.log())
     }
 }
 

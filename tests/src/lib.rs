@@ -29,6 +29,15 @@ pub use process::{Resources, binary};
 /// side by side.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Runs `work` in a thread of its own, which a test that fails does not wait for.
+pub async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    answer
+        .await
+        .expect("the thread has ended without an answer")
+}
+
 /// Waits for `future`; panics with `what` if it takes too long.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {

@@ -117,6 +117,7 @@ async fn what_was_written_can_be_read_after_the_end() {
     let (input, mut late) = console(&guest.client, false).await;
     late.expect("!abcO").await;
     late.expect_end().await;
+    guest.events.expect(&["SHUTDOWN", "ENDED"]).await;
     // Nobody takes input; nobody fails for it.
     let _ = input.send(b"x").await;
     let (_input, mut later) = console(&guest.client, true).await;
@@ -177,11 +178,14 @@ async fn the_serial_socket_gives_each_byte_to_a_client() {
     second.expect("c").await;
     first.expect("c").await;
     guest.console.expect("c").await;
-    drop((first, second));
-    // What is written while nobody is there is kept; what was given before is not given again. A client that is not
-    // known to have gone would be given it: the daemon sees that by its descriptors.
+    // The asking connection makes one more, those of the clients two less.
     let connected = daemon.resources().descriptors;
-    let _ = connected;
+    drop((first, second));
+    // What is written while nobody is there is kept; what was given before is not given again. A client counts as there
+    // until the daemon has seen it go.
+    daemon
+        .settles("the clients are gone", |now| now.descriptors < connected)
+        .await;
     guest.letter("d").await;
     let mut third = Socket::connect(&daemon).await;
     third.send("e").await;
@@ -209,6 +213,24 @@ async fn a_client_of_the_serial_socket_gets_the_last_byte() {
         guest.client.start("a", false).await.unwrap();
         guest.events.expect(&["STARTED", "RESUME"]).await;
     }
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn a_client_that_has_no_more_to_send_still_reads() {
+    let daemon = Daemon::start().await;
+    let mut guest = with_socket(&daemon).await;
+    let mut socket = Socket::connect(&daemon).await;
+    socket.send("a").await;
+    socket.writer.shutdown().await.unwrap();
+    socket.expect("!a").await;
+    guest.console.expect("a").await;
+    for letter in ["b", "c"] {
+        guest.letter(letter).await;
+        socket.expect(letter).await;
+    }
+    guest.serves(Client::quit, &["SHUTDOWN", "ENDED"]).await;
+    socket.expect_end().await;
 }
 
 #[tokio::test]

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
-use tonic::{Code, transport::Endpoint};
+use tonic::Code;
 use vmctl::{
     Client, VmStream,
     v1::{
         self, VmPhase,
-        vm_service_client::VmServiceClient,
         watch_vms_response::{Synced, Update},
     },
 };
@@ -171,14 +170,14 @@ async fn a_reader_that_is_too_slow_is_told_where_the_gap_is() {
     let daemon = Daemon::start_with(&["--events-kept", "8"]).await;
     let client = daemon.client().await;
     client.create(paused("a")).await.unwrap();
-    // Little waits for this reader on the way.
-    let narrow = Endpoint::from_static("http://vmd")
-        .initial_stream_window_size(1024)
-        .initial_connection_window_size(1024);
-    let mut slow = VmServiceClient::new(daemon.channel_of(narrow).await);
-    let all = v1::WatchEventsRequest::default();
-    let mut events = slow.watch_events(all).await.unwrap().into_inner();
-    assert_eq!(events.message().await.unwrap().unwrap().seq, 1);
+    // A connection of its own, with the settings that every client has.
+    let mut events = daemon
+        .client()
+        .await
+        .watch_events(0, None, false)
+        .await
+        .unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap().seq, 1);
 
     for _ in 0..EVENTS {
         client.system_powerdown("a").await.unwrap();
@@ -186,7 +185,7 @@ async fn a_reader_that_is_too_slow_is_told_where_the_gap_is() {
     let newest = EVENTS + 1;
     let mut last = 1;
     let error = loop {
-        match soon("events", events.message()).await {
+        match soon("events", events.next()).await {
             Ok(Some(event)) => {
                 assert_eq!(event.seq, last + 1, "a silent gap");
                 last = event.seq;
@@ -195,12 +194,10 @@ async fn a_reader_that_is_too_slow_is_told_where_the_gap_is() {
             Err(error) => break error,
         }
     };
-    assert_eq!(error.code(), Code::OutOfRange);
-    use tonic_types::StatusExt;
-    let info = error.get_details_error_info().unwrap();
-    assert_eq!(info.reason, "EVENTS_LOST");
-    let number = |key: &str| info.metadata[key].parse::<u64>().unwrap();
-    let (oldest_then, newest_then) = (number("oldest_seq"), number("newest_seq"));
+    let refusal = error.refusal().unwrap();
+    assert_eq!(refusal.code, Code::OutOfRange);
+    let lost = error.lost().unwrap();
+    let (oldest_then, newest_then) = (lost.oldest_seq, lost.newest_seq);
     assert!(
         last + 1 < oldest_then,
         "{last} {oldest_then}: nothing was lost"
