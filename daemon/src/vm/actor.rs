@@ -57,7 +57,7 @@ impl Actor {
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let (status, status_seen) = watch::channel(Status::new(record.definition.actions));
         let (console, console_seen) = watch::channel(live.console().clone());
-        let span = info_span!("vm", name = %record.name);
+        let span = info_span!("vm", machine = %record.name);
         let actor = Self {
             daemon: daemon.clone(),
             record: record.clone(),

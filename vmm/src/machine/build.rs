@@ -151,7 +151,7 @@ impl KvmMachine {
                 let context = VcpuContext {
                     bus: bus.clone(),
                     requests: requests.clone(),
-                    span: info_span!("vm", name = %config.name, vcpu = index),
+                    span: info_span!("vm", machine = %config.name, vcpu = index),
                     parked: parked.clone(),
                     died: wake.clone(),
                 };
