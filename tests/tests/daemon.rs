@@ -198,7 +198,6 @@ async fn tcp_is_for_loopback_alone() {
     drop(free);
     let endpoint: Endpoint = format!("http://{address}").parse().unwrap();
     let daemon = Daemon::start_with(&["--listen", &endpoint.to_string()]).await;
-    // The first listener is told of first: this one may come a moment later.
     let mut guest = daemon.guest("a").await;
     let client = soon("TCP", Client::connect(&endpoint)).await.unwrap();
     let mut events = EventReader::new(&client, 0, "a").await;
@@ -317,7 +316,7 @@ async fn json_logs_are_an_object_a_line_with_the_machine() {
     }
     let events: Vec<_> = lines
         .iter()
-        .filter(|line| line["span"]["name"] == "a")
+        .filter(|line| line["span"]["machine"] == "a")
         .map(|line| line["fields"]["message"].as_str().unwrap())
         .collect();
     assert_eq!(events, ["CREATED", "RESUME", "SHUTDOWN", "ENDED"]);
