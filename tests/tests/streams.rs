@@ -1,5 +1,10 @@
 //! The streams of events and of machines: complete, in order, resumable, and without a trace once their reader goes.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 
