@@ -52,6 +52,11 @@ impl Daemon {
         *self.ending.borrow()
     }
 
+    /// How many machines have ended and still hold something of the host's.
+    pub fn closing(&self) -> usize {
+        self.reaper.pending()
+    }
+
     /// Ends every machine and waits until nothing is left of them: the power button and `grace` for the guests to
     /// obey, if that is not zero, then `host-signal` (spec, section 11).
     pub async fn end(&self, grace: Duration) {

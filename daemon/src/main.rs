@@ -24,13 +24,14 @@ const AFTER_HELP: &str = "\
 Machines are driven with vmctl, or by any gRPC client (service vmd.v1.VmService, reflection is on).
 
 Environment:
-  VMD_LOG  what to log, as in `VMD_LOG=debug` or `VMD_LOG=info,vmm=trace`
+  VMD_LISTEN  where to listen, unless --listen says so; several separated by commas
+  VMD_LOG     what to log, as in `VMD_LOG=debug` or `VMD_LOG=info,vmm=trace`
 
 Exit status: 0 ended as asked, 1 failed, 2 wrong usage.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the daemon until SIGTERM or SIGINT.
+    /// Run the daemon until SIGTERM, SIGINT or SIGHUP.
     Serve(Serve),
     /// Run the demonstration: a daemon of its own, a guest, and each of its lifecycle events.
     Demo,
@@ -40,7 +41,12 @@ enum Command {
 struct Serve {
     /// Where to listen: unix:PATH, or http://HOST:PORT on a loopback address. May be given several times. Default:
     /// unix:$XDG_RUNTIME_DIR/vmd/vmd.sock, for root unix:/run/vmd/vmd.sock.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "VMD_LISTEN",
+        value_delimiter = ','
+    )]
     listen: Vec<Endpoint>,
     /// The daemon's own directory; made if need be, and locked against a second daemon. Default: none is used.
     #[arg(long, value_name = "DIR")]
@@ -48,7 +54,7 @@ struct Serve {
     /// How many events to keep for clients that come back.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CAPACITY)]
     events_kept: usize,
-    /// On SIGTERM and SIGINT, press the guests' power buttons and give them this long before they are ended.
+    /// When the daemon is ended, press the guests' power buttons and give them this long before they are ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     grace: u64,
     /// How log lines look.

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Uri};
 use vmctl::{
     Client, Endpoint,
@@ -79,8 +79,9 @@ impl Daemon {
             endpoint,
         };
         // The channel closes if the daemon ends.
-        let ready = in_thread(move || heard.recv_timeout(DEADLINE)).await;
-        assert!(ready.is_ok(), "vmd does not listen:\n{}", daemon.log());
+        let listeners = 1 + arguments.iter().filter(|one| **one == "--listen").count();
+        let ready = in_thread(move || (0..listeners).all(|_| heard.recv_timeout(DEADLINE).is_ok()));
+        assert!(ready.await, "vmd does not listen:\n{}", daemon.log());
         daemon
     }
 
@@ -114,17 +115,13 @@ impl Daemon {
         Resources::of(self.pid())
     }
 
-    /// Waits until it holds what `enough` accepts. It is asked something in between, so that it gets on.
-    pub async fn settles(&self, what: &str, enough: impl Fn(&Resources) -> bool) {
+    /// Waits until what it holds satisfies `settled`.
+    pub async fn settle(&self, what: &str, settled: impl Fn(&Resources) -> bool) -> Resources {
         let client = self.client().await;
-        let settled = async {
-            while !enough(&self.resources()) {
-                client.list().await.expect("list");
-            }
+        let round_trip = async || {
+            soon("list", client.list()).await.expect("list");
         };
-        if timeout(DEADLINE, settled).await.is_err() {
-            panic!("{what}: {:?}", self.resources());
-        }
+        crate::settle(what, self.pid(), round_trip, settled).await
     }
 
     /// A new connection.

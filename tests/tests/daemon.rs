@@ -321,7 +321,7 @@ async fn json_logs_are_an_object_a_line_with_the_machine() {
     }
     let events: Vec<_> = lines
         .iter()
-        .filter(|line| line["span"]["machine"] == "a")
+        .filter(|line| line["span"]["vm"] == "a")
         .map(|line| line["fields"]["message"].as_str().unwrap())
         .collect();
     assert_eq!(events, ["CREATED", "RESUME", "SHUTDOWN", "ENDED"]);
@@ -372,7 +372,7 @@ async fn machines_leave_no_threads_and_descriptors() {
     }
     // One descriptor is the asking connection's.
     daemon
-        .settles("the machines are gone", |now| {
+        .settle("the machines are gone", |now| {
             now.descriptors <= before.descriptors + 1
         })
         .await;

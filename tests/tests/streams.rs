@@ -1,10 +1,5 @@
 //! The streams of events and of machines: complete, in order, resumable, and without a trace once their reader goes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
@@ -377,7 +372,7 @@ async fn readers_that_go_away_leave_nothing() {
         drop(readers);
         // One descriptor is the asking connection's.
         daemon
-            .settles("the connections are closed", |now| {
+            .settle("the connections are closed", |now| {
                 now.descriptors <= before.descriptors + 1 && now.threads <= before.threads
             })
             .await;

@@ -57,7 +57,7 @@ impl Actor {
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let (status, status_seen) = watch::channel(Status::new(record.definition.actions));
         let (console, console_seen) = watch::channel(live.console().clone());
-        let span = info_span!("vm", machine = %record.name);
+        let span = info_span!("machine", vm = %record.name);
         let actor = Self {
             daemon: daemon.clone(),
             record: record.clone(),
@@ -76,8 +76,16 @@ impl Actor {
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        self.serve(&mut mailbox).await;
+        // A message that is being sent at this moment would stay in the mailbox, and its sender wait for an answer for
+        // ever: `recv` ends only when there is no such message any more. What is dropped is answered: gone.
+        mailbox.close();
+        while mailbox.recv().await.is_some() {}
+    }
+
+    async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) {
         loop {
-            match self.wait(&mut mailbox).await {
+            match self.wait(mailbox).await {
                 Wakeup::Pending => {
                     // Nobody waits for an answer; a failure has been published.
                     let _ = self.turn(None).await;

@@ -58,7 +58,7 @@ impl CreateStep {
 #[derive(Debug, Error)]
 pub enum CreateError {
     /// The name is taken.
-    #[error("a machine called '{0}' exists; delete it first, or choose another name")]
+    #[error("a machine called '{0}' exists")]
     Exists(String),
     /// The daemon is ending.
     #[error("the daemon is shutting down")]

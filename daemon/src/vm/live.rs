@@ -64,8 +64,17 @@ impl Live {
             .serial_socket
             .as_deref()
             .map(|path| SerialSocket::open(path, machine.console().clone()))
-            .transpose()?;
-        CreateStep::SerialSocket.check(fail_at)?;
+            .transpose()
+            .map_err(CreateError::from)
+            .and_then(|socket| CreateStep::SerialSocket.check(fail_at).map(|()| socket));
+        let serial_socket = match serial_socket {
+            Ok(serial_socket) => serial_socket,
+            Err(error) => {
+                // Closing it takes tens of milliseconds, in which the runtime's thread has others to serve.
+                let _ = task::spawn_blocking(move || drop(machine)).await;
+                return Err(error);
+            }
+        };
 
         let main_loop = machine.into_main_loop(requests.clone());
         Ok(Self {

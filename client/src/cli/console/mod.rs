@@ -11,7 +11,7 @@
 mod pumps;
 mod terminal;
 
-use std::io::{IsTerminal, stdin};
+use std::io::{IsTerminal, Write, stderr, stdin};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -43,7 +43,7 @@ pub(super) async fn run(client: &Client, args: &Console, out: &mut Output) -> Re
     if escapes {
         failure::say(&format!("connected to '{}', Ctrl-] quits", args.name));
     }
-    let raw = if escapes {
+    let mut raw = if escapes {
         Some(RawTerminal::enter().map_err(terminal_failed)?)
     } else {
         None
@@ -58,7 +58,10 @@ pub(super) async fn run(client: &Client, args: &Console, out: &mut Output) -> Re
         number = signals.next(raw.as_ref()) => Ok(Ending::Signal(number)),
     };
     // Everything below is meant for a terminal in its usual mode.
-    drop(raw);
+    if raw.take().is_some() {
+        // What the guest wrote last keeps its line.
+        let _ = writeln!(stderr());
+    }
     match ending? {
         Ending::Escape => failure::say(&format!("left the console of '{}'", args.name)),
         Ending::Closed => {
