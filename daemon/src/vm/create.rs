@@ -106,9 +106,7 @@ pub async fn create(
         definition,
         created: SystemTime::now(),
     });
-    // CREATED is in the log before anybody can find the machine, so it is the first that is heard of it.
-    let handle = Arc::new(Actor::spawn(daemon.clone(), record, live));
-    reservation.fill(handle.clone());
+    let handle = Actor::spawn(daemon.clone(), record, live, reservation);
 
     let status = if paused {
         handle.status()
