@@ -79,11 +79,9 @@ impl Daemon {
             let _ = timeout(grace, all_ended).await;
         }
         each(&vms, Command::Kill).await;
+        // The actors end; the registry stays as it is for the streams that still tell of it.
         self.ended.cancel();
 
-        // An actor ends when nobody has a handle of its machine any more.
-        drop(vms);
-        self.registry.clear();
         self.actors.close();
         self.actors.wait().await;
         self.reaper.finish().await;

@@ -79,8 +79,9 @@ impl Daemon {
             endpoint,
         };
         // The channel closes if the daemon ends.
-        let ready = in_thread(move || heard.recv_timeout(DEADLINE)).await;
-        assert!(ready.is_ok(), "vmd does not listen:\n{}", daemon.log());
+        let listeners = 1 + arguments.iter().filter(|one| **one == "--listen").count();
+        let ready = in_thread(move || (0..listeners).all(|_| heard.recv_timeout(DEADLINE).is_ok()));
+        assert!(ready.await, "vmd does not listen:\n{}", daemon.log());
         daemon
     }
 

@@ -1,6 +1,11 @@
 //! What reboot, shutdown and panic do, as the actions say.
 //! The numbers in brackets are those of the recordings of QEMU that say the same.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use vmctl::{Client, v1};
 use vmd_tests::{Daemon, Guest, actions, refusal};

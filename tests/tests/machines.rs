@@ -1,5 +1,10 @@
 //! Machines come and go: names, ids, definitions, ends, and being started again.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use tonic::Code;
 use vmctl::{Client, ConsoleOutput, Error, Refusal, v1};

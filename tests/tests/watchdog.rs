@@ -1,6 +1,11 @@
 //! The watchdog: what its expiry does, and that it counts only while its guest runs.
 //! The numbers in brackets are those of the recordings of QEMU that say the same.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::time::{Duration, SystemTime};
 

@@ -109,9 +109,7 @@ pub async fn create(
         created: SystemTime::now(),
     }));
     let live = Live::build(daemon, &handle, fail_at).await?;
-    // CREATED is in the log before anybody can find the machine, so it is the first that is heard of it.
-    Actor::spawn(daemon.clone(), &handle, ends, live);
-    reservation.fill(handle.clone());
+    Actor::spawn(daemon.clone(), &handle, ends, live, reservation);
 
     let status = if paused {
         handle.status()
