@@ -146,8 +146,8 @@ async fn a_no_exits_1_and_says_what_to_do() {
     for (arguments, text) in [
         (
             &["create", "a"][..],
-            "cannot create 'a': a machine called 'a' exists; delete it first, or choose another name. Take another name, or \
-             remove that machine with `vmctl rm --force`.",
+            "cannot create 'a': name: a machine called 'a' exists. Take another name, or remove that machine with `vmctl rm \
+             --force a`.",
         ),
         (
             &["wakeup", "a"],
@@ -155,13 +155,12 @@ async fn a_no_exits_1_and_says_what_to_do() {
         ),
         (
             &["rm", "a"],
-            "cannot remove 'a': a: the machine has not ended; quit it first. End it with `vmctl quit`, or remove it with \
-             `vmctl rm --force`.",
+            "cannot remove 'a': machine 'a' has not ended. End it with `vmctl quit a`, or remove it at once with `vmctl rm \
+             --force a`.",
         ),
         (
             &["stop", "gone"],
-            "cannot stop 'gone': gone: the machine has ended; start it again or delete it. `vmctl start` builds it anew, \
-             `vmctl rm` removes it.",
+            "cannot stop 'gone': machine 'gone' has ended. `vmctl start gone` builds it anew, `vmctl rm gone` removes it.",
         ),
         (
             &["create", "A"],
@@ -170,16 +169,16 @@ async fn a_no_exits_1_and_says_what_to_do() {
         ),
         (
             &["create", "b", "--vcpus", "65"],
-            "cannot create 'b': definition.vcpus: 65: a machine has 1 to 64 vCPUs on this host",
+            "cannot create 'b': --vcpus: 65: a machine has 1 to 64 vCPUs on this host",
         ),
         (
             &["create", "b", "--memory", "4097"],
-            "cannot create 'b': definition.memory_bytes: 4097 bytes: guest memory must be a multiple of 4096 bytes, at \
+            "cannot create 'b': --memory: 4097 bytes: guest memory must be a multiple of 4096 bytes, at \
              least 1 MiB",
         ),
         (
             &["create", "b", "--firmware", "/no/such/file"],
-            "cannot create 'b': definition.firmware: /no/such/file: No such file or directory (os error 2)",
+            "cannot create 'b': --firmware: /no/such/file: No such file or directory (os error 2)",
         ),
     ] {
         fails(&daemon, arguments, 1, text).await;
@@ -318,7 +317,7 @@ web            ended  prelaunch  1      1M      4    host-qmp-quit, exit 0
     assert_eq!(done(&daemon, &["ls"]).await, table);
     let status = done(&daemon, &["status", "web"]).await;
     for line in [
-        "state:     prelaunch",
+        "state:     prelaunch (its last)",
         "firmware:  (built-in probe guest)",
         "seq:       4 (the machine's own: 3)",
     ] {
@@ -356,7 +355,7 @@ async fn wait_waits_for_a_state_or_the_end() {
         done(&daemon, &["wait", "a", "--state", "running"]).await,
         "a: running, event 2\n"
     );
-    let over = "the time is over: a: running, event 2";
+    let over = "waited for paused in vain: a: running, event 2";
     let wait = ["wait", "a", "--state", "paused", "--timeout", "50ms"];
     fails(&daemon, &wait, 1, over).await;
 
