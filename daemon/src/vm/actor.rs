@@ -76,7 +76,7 @@ impl Actor {
             actor.publish_with(
                 Kind::Created(Default::default()),
                 RunState::Prelaunch,
-                || reservation.fill(vm.clone()),
+                |_| reservation.fill(vm.clone()),
             );
         });
         daemon
@@ -194,11 +194,11 @@ impl Actor {
         let live = Live::build(&self.daemon, &vm, None).await?;
         self.parts.send_replace(live.parts());
         self.live = Some(live);
-        self.status.send_modify(|status| {
+        let anew = |status: &mut Status| {
             status.end = None;
             status.actions = vm.record.definition.actions;
-        });
-        self.publish(Kind::Started(Default::default()), RunState::Prelaunch);
+        };
+        self.publish_with(Kind::Started(Default::default()), RunState::Prelaunch, anew);
         if paused {
             Ok(self.status())
         } else {
@@ -212,7 +212,7 @@ impl Actor {
         }
         // A machine that fails to quit has ended all the same.
         let _ = self.command(Command::Quit).await;
-        let forget = || {
+        let forget = |_: &mut Status| {
             let Record { name, id, .. } = self.record.as_ref();
             self.daemon.registry.remove(name, id);
         };
@@ -239,20 +239,19 @@ impl Actor {
         let ended = vmd_proto::v1::event::Ended {
             end: Some(convert::end(&end)),
         };
-        self.status.send_modify(|status| status.end = Some(end));
-        self.publish(Kind::Ended(ended), state);
+        self.publish_with(Kind::Ended(ended), state, |status| status.end = Some(end));
         self.parts.send_modify(|parts| parts.vcpu_threads.clear());
         self.daemon.reaper.close(live.close());
     }
 
     /// Puts an event into the log. The status after it is in place before anybody sees it.
     fn publish(&self, kind: Kind, state: RunState) {
-        self.publish_with(kind, state, || ());
+        self.publish_with(kind, state, |_| ());
     }
 
-    /// The same, for an event that goes with a change of the registry: whoever has seen the event finds the change, and
-    /// whoever finds the change can see the event.
-    fn publish_with(&self, kind: Kind, state: RunState, change: impl FnOnce()) {
+    /// The same, for an event that goes with another change, of the status or of the registry: whoever has seen the
+    /// event finds the change, and whoever finds the change finds the event's number.
+    fn publish_with(&self, kind: Kind, state: RunState, change: impl FnOnce(&mut Status)) {
         let vm_seq = self.status.borrow().vm_seq + 1;
         let event = Event {
             seq: 0,
@@ -269,8 +268,8 @@ impl Actor {
                 status.seq = seq;
                 status.vm_seq = vm_seq;
                 status.state = state;
+                change(status);
             });
-            change();
         });
         info!(seq, %state, "{name}");
     }
