@@ -471,7 +471,7 @@ impl Requests {
 }
 
 /// What the tests of the devices look at.
-#[cfg(test)]
+#[cfg(all(test, feature = "kvm"))]
 impl Requests {
     /// Everything raised since the last call, in order, also what was dropped at once.
     pub(crate) fn take_raised(&self) -> Vec<Request> {

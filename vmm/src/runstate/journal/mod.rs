@@ -39,6 +39,8 @@ mod entry;
 mod line;
 mod recorder;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use entry::{

@@ -29,6 +29,8 @@ pub struct Recording;
 pub(in crate::runstate) struct Journal {
     chain: Chain,
     step: u64,
+    /// The step of the last line.
+    written: u64,
     in_call: bool,
     side: Side,
 }
@@ -51,6 +53,7 @@ impl Journal {
         Self {
             chain: Chain::new(),
             step: 0,
+            written: 0,
             in_call: false,
             side,
         }
@@ -78,22 +81,25 @@ impl Journal {
 
     /// Writes an entry; `state` is the run state with it. `false`: nothing more can be written.
     pub(in crate::runstate) fn note(&mut self, entry: Entry, state: RunState) -> bool {
-        let mut before = self.chain;
-        let line = self.chain.line(self.step, &entry.to_string());
+        let mut chain = self.chain;
+        let line = chain.line(self.step, &entry.to_string());
         match &mut self.side {
             Side::Record(sink) => {
-                let taken = sink.line(line);
-                if !taken {
+                if !sink.line(line) {
                     let lost = Entry::End(Ending::Lost).to_string();
-                    sink.lost(before.line(self.step, &lost));
+                    sink.lost(self.chain.line(self.written, &lost));
+                    return false;
                 }
-                taken
             }
             Side::Replay(script) => {
-                script.compare(self.step, entry, &line, state);
-                true
+                if !script.compare(self.step, entry, &line, state) {
+                    return true;
+                }
             }
         }
+        self.chain = chain;
+        self.written = self.step;
+        true
     }
 
     /// What another thread did at this step, in a replay.

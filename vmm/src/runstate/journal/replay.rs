@@ -93,11 +93,20 @@ impl Script {
         self.ending
     }
 
-    /// The replay wrote `line`: it must be the next.
-    pub(super) fn compare(&mut self, step: u64, entry: Entry, written: &str, state: RunState) {
-        let Some(line) = self.next() else { return };
+    /// The replay wrote a line: it must be the next. `false` if it is not, or there is nothing left to compare with.
+    pub(super) fn compare(
+        &mut self,
+        step: u64,
+        entry: Entry,
+        written: &str,
+        state: RunState,
+    ) -> bool {
+        let Some(line) = self.next() else {
+            return false;
+        };
         if (line.step, &line.entry) != (step, &entry) {
-            return self.diverge(step, entry.to_string());
+            self.diverge(step, entry.to_string());
+            return false;
         }
         self.reached += 1;
         self.replayed.journal.push_str(written);
@@ -107,6 +116,7 @@ impl Script {
             entry,
             state,
         });
+        true
     }
 
     /// The replay does `found`, which is not in the journal.
