@@ -125,6 +125,7 @@ fn remedy(refusal: &Refusal) -> Option<&'static str> {
         "VM_EXISTS" => "Take another name, or remove that machine with `vmctl rm --force`.",
         "VM_ENDED" => ENDED,
         "VM_NOT_ENDED" => "End it with `vmctl quit`, or remove it with `vmctl rm --force`.",
+        "RECORDING" => "End the other recording first.",
         "CONSOLE_BUSY" => "Close the other console first.",
         "HOST_EXHAUSTED" => "Quit other machines, or ask for less.",
         "SHUTTING_DOWN" => "Start the daemon again with `vmd serve`.",

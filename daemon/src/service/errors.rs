@@ -85,6 +85,7 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
     match error {
         VmError::Gone => not_found(name),
         VmError::Ended => refuse(Code::FailedPrecondition, "VM_ENDED"),
+        VmError::Recording(_) => refuse(Code::FailedPrecondition, "RECORDING"),
         VmError::NotEnded => refuse(Code::FailedPrecondition, "VM_NOT_ENDED"),
         // QEMU's own words, and nothing else.
         VmError::Refused(refusal) => {

@@ -7,10 +7,12 @@
 //! | `errors` | which status and details each error has |
 //! | `watch` | the streams of events and of machines |
 //! | `console` | the console stream |
+//! | `record` | the stream of a recording |
 
 mod check;
 mod console;
 mod errors;
+mod record;
 mod watch;
 
 use std::{pin::Pin, sync::Arc};
@@ -236,6 +238,18 @@ impl VmService for Service {
         let daemon = self.daemon.clone();
         let name = request.into_inner().name;
         Ok(stream(|sender| watch::vms(daemon, name, sender)))
+    }
+
+    type RecordStream = BoxedStream<v1::RecordResponse>;
+
+    async fn record(
+        &self,
+        request: Request<v1::RecordRequest>,
+    ) -> Result<Response<Self::RecordStream>, Refusal> {
+        let name = &request.get_ref().name;
+        let lines = self.find(name)?.record().await;
+        let lines = lines.map_err(|error| errors::vm(name, &error))?;
+        Ok(stream(|sender| record::serve(lines, sender)))
     }
 
     type ConsoleStream = BoxedStream<v1::ConsoleResponse>;
