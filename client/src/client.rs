@@ -1,12 +1,11 @@
 //! The calls of `VmService`, one method each: names and typed values in, messages out.
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::StreamExt;
 use tonic::{Response, Status, transport::Channel};
 
 use crate::{
-    ConsoleInput, ConsoleOutput, Endpoint, Error, EventStream, Feed, RecordStream, VmStream,
-    console, transport,
+    ByteInput, ConsoleOutput, Endpoint, Error, EventStream, Feed, RecordStream, VmStream,
+    transport,
     v1::{self, vm_service_client::VmServiceClient},
 };
 
@@ -200,17 +199,39 @@ impl Client {
         &self,
         name: &str,
         skip_history: bool,
-    ) -> Result<(ConsoleInput, ConsoleOutput), Error> {
-        let (requests, queue) = mpsc::channel(console::IN_FLIGHT);
+    ) -> Result<(ByteInput, ConsoleOutput), Error> {
+        let (input, pieces) = ByteInput::new();
         let hello = v1::ConsoleRequest {
             name: name.to_owned(),
-            input: Vec::new(),
             skip_history,
+            ..Default::default()
         };
-        // The queue is empty and its other end is here, so this neither waits nor fails.
-        let _ = requests.send(hello).await;
-        let feed = self.feed(self.service().console(ReceiverStream::new(queue)).await)?;
-        Ok((ConsoleInput::new(requests), ConsoleOutput::new(feed)))
+        let more = pieces.map(|input| v1::ConsoleRequest {
+            input,
+            ..Default::default()
+        });
+        let requests = tokio_stream::once(hello).chain(more);
+        let feed = self.feed(self.service().console(requests).await)?;
+        Ok((input, ConsoleOutput::new(feed)))
+    }
+
+    /// Connects to the QMP monitor: bytes of the protocol both ways, cut anywhere.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn qmp(&self, name: &str) -> Result<(ByteInput, Feed<v1::QmpResponse>), Error> {
+        let (input, pieces) = ByteInput::new();
+        let hello = v1::QmpRequest {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        let more = pieces.map(|input| v1::QmpRequest {
+            input,
+            ..Default::default()
+        });
+        let requests = tokio_stream::once(hello).chain(more);
+        let feed = self.feed(self.service().qmp(requests).await)?;
+        Ok((input, feed))
     }
 
     fn service(&self) -> VmServiceClient<Channel> {

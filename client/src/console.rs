@@ -2,42 +2,43 @@
 
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{Error, Feed, v1};
 
 /// The most bytes one message carries.
 const CHUNK: usize = 32 * 1024;
 
-/// Messages on their way to the daemon that [`ConsoleInput::send`] does not wait for.
-pub(crate) const IN_FLIGHT: usize = 16;
+/// Messages on their way to the daemon that [`ByteInput::send`] does not wait for.
+const IN_FLIGHT: usize = 16;
 
-/// The way to the guest's serial input. Dropping it closes this direction alone: output goes on.
+/// The way of bytes to a machine: to its serial input, or to its QMP monitor. Dropping it closes this direction alone:
+/// output goes on.
 #[derive(Clone, Debug)]
-pub struct ConsoleInput {
-    requests: mpsc::Sender<v1::ConsoleRequest>,
+pub struct ByteInput {
+    pieces: mpsc::Sender<Vec<u8>>,
 }
 
-/// The console call is over; its [`ConsoleOutput`] says why.
+/// The call is over; its output says why.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the console is closed")]
-pub struct ConsoleClosed;
+#[error("the stream is closed")]
+pub struct InputClosed;
 
-impl ConsoleInput {
-    pub(crate) fn new(requests: mpsc::Sender<v1::ConsoleRequest>) -> Self {
-        Self { requests }
+impl ByteInput {
+    /// The input, and the pieces that are sent on it.
+    pub(crate) fn new() -> (Self, ReceiverStream<Vec<u8>>) {
+        let (pieces, queue) = mpsc::channel(IN_FLIGHT);
+        (Self { pieces }, ReceiverStream::new(queue))
     }
 
-    /// Sends bytes to the guest, and waits while it takes them slower than they come.
+    /// Sends bytes, and waits while the machine takes them slower than they come.
     ///
     /// # Errors
-    /// [`ConsoleClosed`] once the call has ended.
-    pub async fn send(&self, bytes: &[u8]) -> Result<(), ConsoleClosed> {
+    /// [`InputClosed`] once the call has ended.
+    pub async fn send(&self, bytes: &[u8]) -> Result<(), InputClosed> {
         for chunk in bytes.chunks(CHUNK) {
-            let input = v1::ConsoleRequest {
-                input: chunk.to_vec(),
-                ..Default::default()
-            };
-            self.requests.send(input).await.map_err(|_| ConsoleClosed)?;
+            let sent = self.pieces.send(chunk.to_vec()).await;
+            sent.map_err(|_| InputClosed)?;
         }
         Ok(())
     }
@@ -45,13 +46,13 @@ impl ConsoleInput {
     /// Waits until the connection has taken everything that was sent.
     ///
     /// # Errors
-    /// [`ConsoleClosed`] once the call has ended.
-    pub async fn drain(&self) -> Result<(), ConsoleClosed> {
-        self.requests
+    /// [`InputClosed`] once the call has ended.
+    pub async fn drain(&self) -> Result<(), InputClosed> {
+        self.pieces
             .reserve_many(IN_FLIGHT)
             .await
             .map(drop)
-            .map_err(|_| ConsoleClosed)
+            .map_err(|_| InputClosed)
     }
 }
 
@@ -72,5 +73,10 @@ impl ConsoleOutput {
     /// As [`Feed::next`].
     pub async fn next(&mut self) -> Result<Option<v1::ConsoleResponse>, Error> {
         self.feed.next().await
+    }
+
+    /// The stream of messages.
+    pub(crate) fn into_feed(self) -> Feed<v1::ConsoleResponse> {
+        self.feed
     }
 }

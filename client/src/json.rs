@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A machine: `name`, `id`, `state`, `running`, `phase`, `seq`, `vm_seq`, `memory_bytes`, `vcpus`,
-/// `firmware`, `serial_socket`, `create_time`, `actions`, `end`.
+/// `firmware`, `serial_socket`, `qmp_socket`, `create_time`, `actions`, `end`.
 pub fn vm(vm: &Vm) -> Value {
     let status = vm.status.clone().unwrap_or_default();
     let definition = vm.definition.clone().unwrap_or_default();
@@ -29,6 +29,7 @@ pub fn vm(vm: &Vm) -> Value {
         "vcpus": definition.vcpus,
         "firmware": filled(&definition.firmware),
         "serial_socket": filled(&definition.serial_socket),
+        "qmp_socket": filled(&definition.qmp_socket),
         "create_time": vm.create_time.as_ref().map(time),
         "actions": status.actions.as_ref().map(actions),
         "end": status.end.as_ref().map(end),
@@ -120,7 +121,7 @@ mod tests {
         let text = vm(&Vm::default()).to_string();
         assert_eq!(
             text,
-            r#"{"name":"","id":"","state":null,"running":false,"phase":null,"seq":0,"vm_seq":0,"memory_bytes":null,"vcpus":null,"firmware":null,"serial_socket":null,"create_time":null,"actions":null,"end":null}"#
+            r#"{"name":"","id":"","state":null,"running":false,"phase":null,"seq":0,"vm_seq":0,"memory_bytes":null,"vcpus":null,"firmware":null,"serial_socket":null,"qmp_socket":null,"create_time":null,"actions":null,"end":null}"#
         );
     }
 

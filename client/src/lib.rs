@@ -9,7 +9,7 @@
 //! Endpoint -> Client -> unary calls ............ v1 replies
 //!                    -> watch_events, watch_vms  Feed<T>: next() until the end
 //!                    -> wait, wait_for_state ... a Feed, followed until the machine is there
-//!                    -> console ................ ConsoleInput and ConsoleOutput
+//!                    -> console ................ ByteInput and ConsoleOutput
 //! v1 messages -> names (QEMU's spellings) -> json (stable objects for scripts)
 //! ```
 //!
@@ -38,7 +38,7 @@ mod transport;
 mod wait;
 
 pub use client::Client;
-pub use console::{ConsoleClosed, ConsoleInput, ConsoleOutput};
+pub use console::{ByteInput, ConsoleOutput, InputClosed};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Error, FieldViolation, Lost, Refusal};
 pub use feed::{EventStream, Feed, RecordStream, VmStream};

@@ -151,6 +151,7 @@ fn definition(definition: &Definition) -> v1::VmDefinition {
         firmware: path(&definition.firmware),
         actions: Some(actions(definition.actions)),
         serial_socket: path(&definition.serial_socket),
+        qmp_socket: path(&definition.qmp_socket),
     }
 }
 

@@ -52,6 +52,11 @@ impl Daemon {
         *self.ending.borrow()
     }
 
+    /// How many machines have ended and still hold something of the host's.
+    pub fn closing(&self) -> usize {
+        self.reaper.pending()
+    }
+
     /// Ends every machine and waits until nothing is left of them: the power button and `grace` for the guests to
     /// obey, if that is not zero, then `host-signal` (spec, section 11).
     pub async fn end(&self, grace: Duration) {
@@ -76,6 +81,8 @@ impl Daemon {
         each(&vms, Command::Kill).await;
         self.ended.cancel();
 
+        // An actor ends when nobody has a handle of its machine any more.
+        drop(vms);
         self.registry.clear();
         self.actors.close();
         self.actors.wait().await;

@@ -17,6 +17,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 use vmd_proto::v1::Event;
 
+use crate::Daemon;
+
 /// Events kept unless configured otherwise: about 16 MiB of memory when full.
 pub const DEFAULT_CAPACITY: usize = 1 << 16;
 
@@ -122,6 +124,47 @@ impl EventLog {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reader's place in a daemon's log.
+pub(crate) struct Cursor {
+    daemon: Arc<Daemon>,
+    changes: watch::Receiver<u64>,
+    /// The last event that was read.
+    pub(crate) seq: u64,
+}
+
+impl Cursor {
+    /// After event `seq`.
+    pub(crate) fn new(daemon: Arc<Daemon>, seq: u64) -> Self {
+        let changes = daemon.events.subscribe();
+        Self {
+            daemon,
+            changes,
+            seq,
+        }
+    }
+
+    /// The next events there are, a bounded number; none if there are none yet.
+    pub(crate) fn read(&mut self) -> Result<Vec<Arc<Event>>, Lost> {
+        // First: what is appended after the read counts as a change.
+        self.changes.mark_unchanged();
+        let events = self.daemon.events.read_after(self.seq)?;
+        if let Some(last) = events.last() {
+            self.seq = last.seq;
+        }
+        Ok(events)
+    }
+
+    /// Waits until there is more than the last read found; false if there will be nothing any more.
+    pub(crate) async fn changed(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            changed = self.changes.changed() => changed.is_ok(),
+            // The last events were appended before.
+            () = self.daemon.ended.cancelled() => self.daemon.events.newest() > self.seq,
+        }
     }
 }
 

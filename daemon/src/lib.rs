@@ -14,6 +14,7 @@ pub mod demo;
 pub mod event_log;
 pub mod listener;
 pub mod logging;
+mod qmp;
 mod reaper;
 mod registry;
 pub mod server;

@@ -1,4 +1,4 @@
-//! Unix sockets that belong to the daemon: made with mode 0600, and removed again.
+//! Unix sockets that belong to the daemon: made with mode 0600, served, and removed again.
 
 use std::{
     fs, io,
@@ -6,17 +6,25 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{DirBuilderExt, FileTypeExt},
-            net::UnixStream as StdUnixStream,
+            net::UnixDatagram,
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::{
     socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr},
     stat::{Mode, fchmod},
 };
-use tokio::net::UnixListener;
+use thiserror::Error;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument, Span, debug, warn};
 
 /// A listening Unix socket whose file goes with it.
 pub struct UnixSocket {
@@ -65,6 +73,83 @@ impl UnixSocket {
     }
 }
 
+/// A Unix socket whose clients are served, each by a task of its own, until this is dropped. Those that are connected
+/// then get a little time to come to their end.
+pub struct SocketServer {
+    _stop: DropGuard,
+    _file: SocketFile,
+}
+
+/// How long clients may go on after the end.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl SocketServer {
+    /// Listens at `path` and has `serve` serve each client.
+    pub fn open<F>(
+        path: &Path,
+        serve: impl Fn(UnixStream) -> F + Send + 'static,
+    ) -> Result<Self, SocketError>
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let socket = UnixSocket::bind(path).map_err(|source| SocketError {
+            path: path.to_owned(),
+            source,
+        })?;
+        let (listener, file) = socket.into_parts();
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(listener, stop.clone(), serve).instrument(Span::current()));
+        Ok(Self {
+            _stop: stop.drop_guard(),
+            _file: file,
+        })
+    }
+}
+
+/// A socket cannot be made.
+#[derive(Debug, Error)]
+#[error("{}: {source}", path.display())]
+pub struct SocketError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+async fn accept<F>(listener: UnixListener, stop: CancellationToken, serve: impl Fn(UnixStream) -> F)
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = clients.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let client = serve(stream);
+                    clients.spawn(async {
+                        if let Err(error) = client.await {
+                            debug!(%error, "a client has gone");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely; the next client that goes frees one.
+                    warn!(%error, "nobody can connect");
+                    if clients.join_next().await.is_none() {
+                        return;
+                    }
+                }
+            },
+        }
+    }
+    drop(listener);
+    // Those that are still there then are cut off.
+    let _ = timeout(LINGER, async {
+        while clients.join_next().await.is_some() {}
+    })
+    .await;
+}
+
 /// Makes the directory that `path` is in, for this user only, unless it exists.
 pub fn make_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
@@ -77,10 +162,15 @@ pub fn make_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Whether `path` is a socket that nobody listens at.
+///
+/// Asked with a socket of another type: who listens does not see a client come and go (which would cost a serial port the
+/// output it keeps for its first client). The kernel looks for the listener first (ECONNREFUSED), then at the type
+/// (EPROTOTYPE).
 fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && StdUnixStream::connect(path).is_err_and(refused)
+    let connect = || UnixDatagram::unbound()?.connect(path);
+    is_socket && connect().is_err_and(refused)
 }
 
 #[cfg(test)]
@@ -107,6 +197,8 @@ mod tests {
             io::ErrorKind::AddrInUse,
             "somebody listens there"
         );
+        let client = tokio::time::timeout(std::time::Duration::ZERO, socket.listener.accept());
+        assert!(client.await.is_err(), "and did not notice");
 
         drop(socket);
         assert!(!path.exists());

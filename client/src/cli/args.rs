@@ -106,6 +106,11 @@ pub(super) enum Command {
     Replay(Replay),
     /// Connect the terminal to the first serial port
     Console(Console),
+    /// Speak QMP, QEMU's monitor protocol, on stdin and stdout
+    #[command(
+        after_help = "Example:\n  echo '{\"execute\":\"qmp_capabilities\"}{\"execute\":\"query-status\"}' | vmctl qmp web"
+    )]
+    Qmp(Name),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  vmctl completions bash > ~/.local/share/bash-completion/completions/vmctl"
@@ -168,6 +173,10 @@ pub(super) struct Create {
     /// Unix socket for the daemon to create, for the first serial port
     #[arg(long, value_name = "unix:PATH", value_parser = values::serial)]
     pub(super) serial: Option<String>,
+
+    /// Unix socket for the daemon to create, for clients that speak QMP
+    #[arg(long, value_name = "PATH", value_parser = values::qmp)]
+    pub(super) qmp: Option<String>,
 }
 
 #[derive(Debug, Group)]

@@ -1,6 +1,6 @@
 //! Readers of option values: text in, checked values out; an error is a usage error.
 
-use std::{path::absolute, time::Duration};
+use std::{fmt, path::absolute, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -13,6 +13,15 @@ pub(super) enum Goal {
     State(RunState),
     /// A machine whose guest is gone.
     Ended,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(state) => f.write_str(state.spelling().unwrap_or_default()),
+            Self::Ended => f.write_str("ended"),
+        }
+    }
 }
 
 /// Reads a [`Goal`]: a run state's spelling, or `ended`.
@@ -91,6 +100,12 @@ pub(super) fn serial(text: &str) -> Result<String, String> {
     let path = absolute_path(&path.to_string_lossy())?;
     Endpoint::unix(&path).map_err(|error| error.to_string())?;
     Ok(path)
+}
+
+/// Reads the path of a QMP socket, with or without `unix:`, and makes it absolute.
+pub(super) fn qmp(text: &str) -> Result<String, String> {
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    serial(&format!("unix:{path}")).map_err(|_| "expected a path".to_owned())
 }
 
 #[cfg(test)]

@@ -324,6 +324,26 @@ service! {
             Ok(Response::new(ReceiverStream::new(queue)))
         }
 
+        type QmpStream = Replies<v1::QmpResponse>;
+
+        /// Sends every byte back, and ends when the input does.
+        async fn qmp(
+            &self,
+            request: Request<Streaming<v1::QmpRequest>>,
+        ) -> Result<Response<Self::QmpStream>, Status> {
+            let mut requests = request.into_inner();
+            let hello = requests.message().await?.unwrap_or_default();
+            self.find(&hello.name).await?;
+            let (replies, queue) = mpsc::channel(16);
+            tokio::spawn(async move {
+                while let Ok(Some(request)) = requests.message().await {
+                    let output = request.input;
+                    let _ = replies.send(Ok(v1::QmpResponse { output })).await;
+                }
+            });
+            Ok(Response::new(ReceiverStream::new(queue)))
+        }
+
         type ConsoleStream = Replies<v1::ConsoleResponse>;
 
         /// Says "hi ", sends every byte back, and ends when the input does. Machine "deaf" reads

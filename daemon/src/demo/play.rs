@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::timeout;
 use vmctl::{
-    Client, ConsoleInput, ConsoleOutput, Error, EventStream,
+    ByteInput, Client, ConsoleOutput, Error, EventStream,
     names::{self, Spelled},
     v1::{self, RunState},
 };
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The machine's console, once there is a machine.
 struct Console {
-    input: ConsoleInput,
+    input: ByteInput,
     output: ConsoleOutput,
     /// Read, but not shown yet.
     unread: Vec<u8>,

@@ -59,6 +59,7 @@ pub(super) fn definition(
         firmware: path("definition.firmware", definition.firmware)?,
         actions: Actions::default().with(change),
         serial_socket: path("definition.serial_socket", definition.serial_socket)?,
+        qmp_socket: path("definition.qmp_socket", definition.qmp_socket)?,
     })
 }
 

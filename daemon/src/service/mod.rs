@@ -6,12 +6,13 @@
 //! | `check` | what a request must look like |
 //! | `errors` | which status and details each error has |
 //! | `watch` | the streams of events and of machines |
-//! | `console` | the console stream |
+//! | `console`, `qmp` | the console stream, the QMP stream |
 //! | `record` | the stream of a recording |
 
 mod check;
 mod console;
 mod errors;
+mod qmp;
 mod record;
 mod watch;
 
@@ -25,7 +26,8 @@ use vmm::runstate::Command;
 
 use crate::{
     Daemon, convert,
-    vm::{self, Status, VmHandle},
+    qmp::Machine,
+    vm::{self, Status, VmError, VmHandle},
 };
 
 /// What a stream is made from: its task ends when the reader goes away.
@@ -263,6 +265,24 @@ impl VmService for Service {
         let console = self.find(&first.name)?.console();
         Ok(stream(|sender| {
             console::serve(console, first, requests, sender)
+        }))
+    }
+    type QmpStream = BoxedStream<v1::QmpResponse>;
+
+    async fn qmp(
+        &self,
+        request: Request<Streaming<v1::QmpRequest>>,
+    ) -> Result<Response<Self::QmpStream>, Refusal> {
+        let mut requests = request.into_inner();
+        let first = requests.next().await.transpose()?.unwrap_or_default();
+        let vm = self.find(&first.name)?;
+        if vm.status().end.is_some() {
+            return Err(errors::vm(&first.name, &VmError::Ended));
+        }
+        let daemon = self.daemon.clone();
+        let machine = Machine { daemon, vm };
+        Ok(stream(|sender| {
+            qmp::serve(machine, first, requests, sender)
         }))
     }
 }

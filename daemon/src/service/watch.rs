@@ -6,54 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::watch;
 use vmd_proto::v1::{
     self, Event, WatchEventsRequest, WatchVmsResponse, event::Kind, watch_vms_response::Synced,
     watch_vms_response::Update,
 };
 
 use super::{Sender, errors};
-use crate::{Daemon, convert, event_log::Lost};
-
-/// A reader's place in the log.
-struct Cursor {
-    daemon: Arc<Daemon>,
-    changes: watch::Receiver<u64>,
-    seq: u64,
-}
-
-impl Cursor {
-    fn new(daemon: Arc<Daemon>, seq: u64) -> Self {
-        let changes = daemon.events.subscribe();
-        Self {
-            daemon,
-            changes,
-            seq,
-        }
-    }
-
-    /// The next events, waiting for them; none if there will be no more, or `sender`'s reader has gone.
-    async fn next<T>(&mut self, sender: &Sender<T>) -> Result<Vec<Arc<Event>>, Lost> {
-        loop {
-            // Looked at first: whatever comes after the read wakes, or was there before the end.
-            self.changes.mark_unchanged();
-            let ended = self.daemon.ended.is_cancelled();
-            let events = self.daemon.events.read_after(self.seq)?;
-            if let Some(last) = events.last() {
-                self.seq = last.seq;
-                return Ok(events);
-            }
-            if ended {
-                return Ok(events);
-            }
-            tokio::select! {
-                changed = self.changes.changed() => if changed.is_err() { return Ok(events) },
-                () = self.daemon.ended.cancelled() => {}
-                () = sender.closed() => return Ok(events),
-            }
-        }
-    }
-}
+use crate::{
+    Daemon, convert,
+    event_log::{Cursor, Lost},
+};
 
 /// Sends events from the log.
 pub(super) async fn events(
@@ -64,7 +26,7 @@ pub(super) async fn events(
     let last = request.history_only.then(|| daemon.events.newest());
     let mut cursor = Cursor::new(daemon, request.after_seq);
     while last.is_none_or(|last| cursor.seq < last) {
-        let events = match cursor.next(&sender).await {
+        let events = match next(&mut cursor, &sender).await {
             Ok(events) if events.is_empty() => return,
             Ok(events) => events,
             Err(lost) => {
@@ -103,7 +65,7 @@ pub(super) async fn vms(daemon: Arc<Daemon>, name: String, sender: Sender<WatchV
             return;
         }
         since = cursor.seq;
-        updates = match cursor.next(&sender).await {
+        updates = match next(&mut cursor, &sender).await {
             Ok(events) if events.is_empty() => return,
             Ok(events) => known.after(&events),
             Err(_) => {
@@ -132,6 +94,23 @@ async fn send(
         sender.send(Ok(response)).await.map_err(drop)?;
     }
     Ok(())
+}
+
+/// The next events, waiting for them; none if there will be no more, or `sender`'s reader has gone.
+async fn next<T>(cursor: &mut Cursor, sender: &Sender<T>) -> Result<Vec<Arc<Event>>, Lost> {
+    loop {
+        let events = cursor.read()?;
+        if !events.is_empty() {
+            return Ok(events);
+        }
+        let more = tokio::select! {
+            more = cursor.changed() => more,
+            () = sender.closed() => false,
+        };
+        if !more {
+            return Ok(events);
+        }
+    }
 }
 
 /// What a reader has been sent.

@@ -7,7 +7,10 @@
 //!                                           +--> exit or failure: the machine goes to the reaper, the record stays
 //! ```
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -15,13 +18,10 @@ use tokio::{
 };
 use tracing::{Instrument, error, info, info_span};
 use vmd_proto::v1::{Event, event::Kind};
-use vmm::{
-    devices::console::Console,
-    runstate::{Command, CommandError, Failure, Flow, Refusal, RunState, journal::Ending},
-};
+use vmm::runstate::{Command, CommandError, Failure, Flow, Refusal, RunState, journal::Ending};
 
 use super::{
-    End, EndKind, MAILBOX, Message, Record, Status, VmError, VmHandle,
+    End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle,
     catch::catch_panic,
     live::Live,
     recording::{LineSink, Lines},
@@ -32,10 +32,12 @@ use crate::{Daemon, convert};
 pub(super) struct Actor {
     daemon: Arc<Daemon>,
     record: Arc<Record>,
+    /// Weak: the last other handle gone, the actor ends.
+    vm: Weak<VmHandle>,
     /// `None` once the machine has ended.
     live: Option<Live>,
     status: watch::Sender<Status>,
-    console: watch::Sender<Arc<Console>>,
+    parts: watch::Sender<Parts>,
 }
 
 /// What made the actor act.
@@ -55,31 +57,34 @@ enum TurnError {
 
 impl Actor {
     /// Announces the machine and starts its actor.
-    pub(super) fn spawn(daemon: Arc<Daemon>, record: Arc<Record>, live: Live) -> VmHandle {
-        let (mailbox, messages) = mpsc::channel(MAILBOX);
-        let (status, status_seen) = watch::channel(Status::new(record.definition.actions));
-        let (console, console_seen) = watch::channel(live.console().clone());
-        let span = info_span!("vm", name = %record.name);
+    pub(super) fn spawn(daemon: Arc<Daemon>, vm: &Arc<VmHandle>, ends: Ends, live: Live) {
+        ends.parts.send_replace(live.parts());
+        let span = info_span!("machine", vm = %vm.record.name);
         let actor = Self {
             daemon: daemon.clone(),
-            record: record.clone(),
+            record: vm.record.clone(),
+            vm: Arc::downgrade(vm),
             live: Some(live),
-            status,
-            console,
+            status: ends.status,
+            parts: ends.parts,
         };
         span.in_scope(|| actor.publish(Kind::Created(Default::default()), RunState::Prelaunch));
-        daemon.actors.spawn(actor.run(messages).instrument(span));
-        VmHandle {
-            record,
-            mailbox,
-            status: status_seen,
-            console: console_seen,
-        }
+        daemon
+            .actors
+            .spawn(actor.run(ends.messages).instrument(span));
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        self.serve(&mut mailbox).await;
+        // A message that is being sent at this moment would stay in the mailbox, and its sender wait for an answer for
+        // ever: `recv` ends only when there is no such message any more. What is dropped is answered: gone.
+        mailbox.close();
+        while mailbox.recv().await.is_some() {}
+    }
+
+    async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) {
         loop {
-            match self.wait(&mut mailbox).await {
+            match self.wait(mailbox).await {
                 Wakeup::Pending => {
                     // Nobody waits for an answer; a failure has been published.
                     let _ = self.turn(None).await;
@@ -176,19 +181,13 @@ impl Actor {
         if self.daemon.is_ending() {
             return Err(super::CreateError::ShuttingDown.into());
         }
-        let definition = &self.record.definition;
-        let live = Live::build(
-            self.daemon.host.clone(),
-            &self.record.name,
-            definition,
-            None,
-        )
-        .await?;
-        self.console.send_replace(live.console().clone());
+        let vm = self.vm.upgrade().ok_or(VmError::Gone)?;
+        let live = Live::build(&self.daemon, &vm, None).await?;
+        self.parts.send_replace(live.parts());
         self.live = Some(live);
         self.status.send_modify(|status| {
             status.end = None;
-            status.actions = definition.actions;
+            status.actions = vm.record.definition.actions;
         });
         self.publish(Kind::Started(Default::default()), RunState::Prelaunch);
         if paused {
@@ -244,6 +243,7 @@ impl Actor {
         };
         self.status.send_modify(|status| status.end = Some(end));
         self.publish(Kind::Ended(ended), state);
+        self.parts.send_modify(|parts| parts.vcpu_threads.clear());
         self.daemon.reaper.close(live.close());
     }
 

@@ -1,7 +1,7 @@
 //! Creating a machine.
 //!
 //! ```text
-//!   Reserved -> Firmware -> Machine(Vm ... Threads) -> SerialSocket -> Registered -> [cont]
+//!   Reserved -> Firmware -> Machine(Vm ... Threads) -> SerialSocket -> QmpSocket -> Registered -> [cont]
 //! ```
 //! What a step made is owned by a value that undoes it when it is dropped, so a creation that fails anywhere leaves
 //! nothing: no name, no thread, no descriptor, no file.
@@ -16,10 +16,9 @@ use vmm::{
 };
 
 use super::{
-    Definition, FirmwareError, Record, SerialSocketError, Status, VmError, VmHandle, actor::Actor,
-    live::Live,
+    Definition, FirmwareError, Record, Status, VmError, VmHandle, actor::Actor, live::Live,
 };
-use crate::Daemon;
+use crate::{Daemon, listener::SocketError};
 
 /// A step of a creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +31,8 @@ pub enum CreateStep {
     Machine(BuildStep),
     /// The serial port's socket listens.
     SerialSocket,
+    /// The QMP door's socket listens.
+    QmpSocket,
 }
 
 impl CreateStep {
@@ -41,7 +42,7 @@ impl CreateStep {
         [Self::Reserved, Self::Firmware]
             .into_iter()
             .chain(machine)
-            .chain([Self::SerialSocket])
+            .chain([Self::SerialSocket, Self::QmpSocket])
     }
 
     /// Fails if a test asked for that. The fault comes after the step, so that there is something to undo.
@@ -58,7 +59,7 @@ impl CreateStep {
 #[derive(Debug, Error)]
 pub enum CreateError {
     /// The name is taken.
-    #[error("a machine called '{0}' exists; delete it first, or choose another name")]
+    #[error("a machine called '{0}' exists")]
     Exists(String),
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
@@ -71,7 +72,10 @@ pub enum CreateError {
     Build(#[from] BuildError),
     /// The serial port's socket cannot be made.
     #[error(transparent)]
-    SerialSocket(#[from] SerialSocketError),
+    SerialSocket(SocketError),
+    /// The QMP door's socket cannot be made.
+    #[error(transparent)]
+    QmpSocket(SocketError),
     /// The thread that built the machine did not come to an end.
     #[error("the creation was interrupted: {0}")]
     Interrupted(String),
@@ -98,16 +102,15 @@ pub async fn create(
         return Err(CreateError::ShuttingDown.into());
     }
 
-    let live = Live::build(daemon.host.clone(), name, &definition, fail_at).await?;
-
-    let record = Arc::new(Record {
+    let (handle, ends) = VmHandle::new(Arc::new(Record {
         id: Uuid::new_v4().to_string(),
         name: name.to_owned(),
         definition,
         created: SystemTime::now(),
-    });
+    }));
+    let live = Live::build(daemon, &handle, fail_at).await?;
     // CREATED is in the log before anybody can find the machine, so it is the first that is heard of it.
-    let handle = Arc::new(Actor::spawn(daemon.clone(), record, live));
+    Actor::spawn(daemon.clone(), &handle, ends, live);
     reservation.fill(handle.clone());
 
     let status = if paused {

@@ -30,6 +30,8 @@ pub struct Definition {
     pub actions: Actions,
     /// Where the Unix socket of the first serial port is made.
     pub serial_socket: Option<PathBuf>,
+    /// Where the Unix socket of the QMP door is made.
+    pub qmp_socket: Option<PathBuf>,
 }
 
 /// Why a firmware image cannot be used.

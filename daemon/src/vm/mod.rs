@@ -17,7 +17,13 @@ mod recording;
 mod serial_socket;
 mod status;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::SystemTime,
+};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +33,6 @@ pub use self::{
     create::{CreateError, CreateStep, create},
     definition::{Definition, FirmwareError},
     recording::Lines,
-    serial_socket::SerialSocketError,
     status::{End, EndKind, Status},
 };
 
@@ -53,8 +58,23 @@ pub struct VmHandle {
     pub record: Arc<Record>,
     mailbox: mpsc::Sender<Message>,
     status: watch::Receiver<Status>,
-    /// Another each time the machine is started again.
-    console: watch::Receiver<Arc<Console>>,
+    parts: watch::Receiver<Parts>,
+}
+
+/// What others use of a machine as long as it is not built anew.
+#[derive(Clone, Default)]
+struct Parts {
+    /// The host side of the first serial port.
+    console: Arc<Console>,
+    /// The thread of each vCPU, in order.
+    vcpu_threads: Vec<Arc<AtomicI32>>,
+}
+
+/// The actor's ends of what a [`VmHandle`] has.
+struct Ends {
+    messages: mpsc::Receiver<Message>,
+    status: watch::Sender<Status>,
+    parts: watch::Sender<Parts>,
 }
 
 /// What the actor is asked to do.
@@ -85,10 +105,10 @@ pub enum VmError {
     #[error("there is no such machine")]
     Gone,
     /// Only a live machine can do that.
-    #[error("the machine has ended; start it again or delete it")]
+    #[error("the machine has ended")]
     Ended,
     /// Only a machine that has ended can do that.
-    #[error("the machine has not ended; quit it first")]
+    #[error("the machine has not ended")]
     NotEnded,
     /// QEMU's rules forbid it in this state.
     #[error(transparent)]
@@ -105,6 +125,25 @@ pub enum VmError {
 }
 
 impl VmHandle {
+    /// A handle of a machine that is yet to be built.
+    fn new(record: Arc<Record>) -> (Arc<Self>, Ends) {
+        let (mailbox, messages) = mpsc::channel(MAILBOX);
+        let (status_ends, status) = watch::channel(Status::new(record.definition.actions));
+        let (parts_ends, parts) = watch::channel(Parts::default());
+        let ends = Ends {
+            messages,
+            status: status_ends,
+            parts: parts_ends,
+        };
+        let handle = Self {
+            record,
+            mailbox,
+            status,
+            parts,
+        };
+        (Arc::new(handle), ends)
+    }
+
     /// The machine's status now. Never waits.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
@@ -122,7 +161,14 @@ impl VmHandle {
 
     /// The host side of its first serial port.
     pub fn console(&self) -> Arc<Console> {
-        self.console.borrow().clone()
+        self.parts.borrow().console.clone()
+    }
+
+    /// The host's thread of each vCPU, in order; none once the machine has ended.
+    pub fn vcpu_threads(&self) -> Vec<i32> {
+        let parts = self.parts.borrow();
+        let threads = parts.vcpu_threads.iter();
+        threads.map(|id| id.load(Ordering::Relaxed)).collect()
     }
 
     /// Has the main loop serve `command`; returns the status after it.

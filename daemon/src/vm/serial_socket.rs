@@ -8,87 +8,43 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use thiserror::Error;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
-    task::JoinSet,
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, Span, debug, warn};
 use vmm::devices::console::Console;
 
-use crate::listener::{SocketFile, UnixSocket};
+use crate::listener::{SocketError, SocketServer};
 
-/// The socket cannot be made.
-#[derive(Debug, Error)]
-#[error("{}: {source}", path.display())]
-pub struct SerialSocketError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-/// A socket that is served, until it is dropped.
-pub(super) struct SerialSocket {
-    _server: AbortOnDropHandle<()>,
-    _file: SocketFile,
-}
-
-impl SerialSocket {
-    /// Listens at `path` for clients of `console`.
-    pub(super) fn open(path: &Path, console: Arc<Console>) -> Result<Self, SerialSocketError> {
-        let socket = UnixSocket::bind(path).map_err(|source| SerialSocketError {
-            path: path.to_owned(),
-            source,
-        })?;
-        let (listener, file) = socket.into_parts();
-        let server = tokio::spawn(serve(listener, console).instrument(Span::current()));
-        Ok(Self {
-            _server: AbortOnDropHandle::new(server),
-            _file: file,
-        })
-    }
-}
-
-/// Accepts clients for ever. Dropping this ends them, too.
-async fn serve(listener: UnixListener, console: Arc<Console>) {
+/// Listens at `path` for clients of `console`.
+pub(super) fn open(path: &Path, console: Arc<Console>) -> Result<SocketServer, SocketError> {
     let given = Arc::new(AtomicU64::new(0));
-    let mut clients = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    clients.spawn(client(stream, console.clone(), given.clone()));
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely; the next client that goes frees one.
-                    warn!(%error, "the serial socket accepts nobody");
-                    if clients.join_next().await.is_none() {
-                        return;
-                    }
-                }
-            },
-            Some(_) = clients.join_next() => {}
-        }
-    }
+    SocketServer::open(path, move |stream| {
+        client(stream, console.clone(), given.clone())
+    })
 }
 
-/// Serves one client until it goes away.
-async fn client(stream: UnixStream, console: Arc<Console>, given: Arc<AtomicU64>) {
+/// Serves one client until it goes away, or the machine has ended and all was sent.
+async fn client(
+    stream: UnixStream,
+    console: Arc<Console>,
+    given: Arc<AtomicU64>,
+) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
-    let result = tokio::select! {
+    tokio::select! {
         result = to_client(writer, &console, &given) => result,
         result = from_client(reader, &console) => result,
-    };
-    if let Err(error) = result {
-        debug!(%error, "a client of the serial socket has gone");
     }
 }
 
@@ -99,9 +55,11 @@ async fn to_client(
 ) -> io::Result<()> {
     let mut position = given.load(Ordering::Relaxed);
     loop {
+        // Looked at first: output that came before the end is sent.
+        let closed = console.is_closed();
         let chunk = console.read_output(position);
         if chunk.bytes.is_empty() {
-            if console.is_closed() {
+            if closed {
                 return Ok(());
             }
             console.wait_output(position).await;
@@ -119,12 +77,26 @@ async fn from_client(mut reader: OwnedReadHalf, console: &Console) -> io::Result
         let count = reader.read(&mut buffer).await?;
         match buffer.get(..count) {
             // The client may have closed its sending side only, and go on reading.
-            Some([]) | None => return std::future::pending().await,
-            Some(bytes) => {
-                if console.write_input(bytes).await.is_err() {
-                    return Ok(());
-                }
+            Some([]) | None => return hung_up(reader.as_ref().as_fd()).await,
+            // A machine that has ended takes nothing; there may be output left.
+            Some(bytes) if console.write_input(bytes).await.is_err() => {
+                return std::future::pending().await;
             }
+            Some(_) => {}
         }
+    }
+}
+
+/// Returns once the other side of a socket is closed in both directions. Nobody else's waiting for the socket is
+/// disturbed: this waits through a descriptor of its own.
+async fn hung_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = UnixStream::from_std(socket.try_clone_to_owned()?.into())?;
+    loop {
+        if socket.ready(Interest::WRITABLE).await?.is_write_closed() {
+            return Ok(());
+        }
+        // That there is room to write is no news: only the next change is waited for.
+        let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = socket.try_io(Interest::WRITABLE, seen);
     }
 }

@@ -21,7 +21,7 @@ mod memory;
 mod vcpu;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicI32},
     time::{Duration, Instant},
 };
 
@@ -32,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::{board::Board, irq::ChipState, memory::Memory, vcpu::Vcpu};
+use self::{board::Board, bus::PioBus, irq::ChipState, memory::Memory, vcpu::Vcpu};
 pub use self::{
     build::{BuildError, BuildStep},
     config::{Firmware, MachineConfig},
@@ -59,6 +59,7 @@ pub struct KvmMachine {
     vcpus: Vec<Vcpu>,
     parked: Arc<Notify>,
     board: Board,
+    bus: Arc<PioBus>,
     timers: Arc<Timers>,
     clock: Arc<VirtualClock>,
     timers_held: bool,
@@ -102,6 +103,11 @@ impl KvmMachine {
     /// The first serial port's host side.
     pub fn console(&self) -> &Arc<Console> {
         &self.board.console
+    }
+
+    /// The host's thread of each vCPU, in order; 0 until the thread has begun.
+    pub fn vcpu_threads(&self) -> Vec<Arc<AtomicI32>> {
+        self.vcpus.iter().map(Vcpu::thread_id).collect()
     }
 
     /// What makes the machine unusable, if anything: its owner gives it up.
@@ -218,6 +224,10 @@ impl Machine for KvmMachine {
 
     async fn inject_nmi(&mut self) -> Result<(), MachineError> {
         finish(self.vcpus.iter().map(Vcpu::inject_nmi).collect()).await
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.bus.write(port, data);
     }
 
     async fn drain_and_flush(&mut self) -> Result<(), i32> {

@@ -24,6 +24,15 @@ pub enum Command {
     InjectNmi,
     /// Change the actions.
     SetAction(ActionChange),
+    /// Write to an I/O port, as a guest would, but outside any vCPU.
+    PortWrite {
+        /// The port.
+        port: u16,
+        /// The value; its lowest `size` bytes are written.
+        value: u32,
+        /// 1, 2 or 4 bytes.
+        size: u8,
+    },
     /// End the machine.
     Quit,
     /// A terminating signal reached the daemon: end the machine.
@@ -79,6 +88,17 @@ impl<M: Machine> MainLoop<M> {
                     .map_err(failed("inject an NMI"))?;
             }
             Command::SetAction(change) => self.requests.change_actions(change),
+            Command::PortWrite { port, value, size } => {
+                let bytes = value.to_le_bytes();
+                let data = bytes.get(..size.into()).unwrap_or(&bytes);
+                let panicked = self
+                    .requests
+                    .outside_vcpus(|| self.machine.port_write(port, data));
+                if panicked {
+                    // Not deferred: this is no vCPU's thread (spec, section 8).
+                    self.bring_down(RunState::GuestPanicked).await?;
+                }
+            }
             Command::Quit => self.end(ShutdownCause::HostQmpQuit),
             Command::Kill => self.end(ShutdownCause::HostSignal),
         }

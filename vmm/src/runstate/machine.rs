@@ -28,6 +28,9 @@ pub trait Machine: Send {
     /// Sends an NMI to every vCPU.
     fn inject_nmi(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Writes 1, 2 or 4 bytes to an I/O port: the device there sees what a guest's write would be.
+    fn port_write(&mut self, port: u16, data: &[u8]);
+
     /// Waits for disk requests in flight and flushes the disks. The error is the host's errno.
     fn drain_and_flush(&mut self) -> impl Future<Output = Result<(), i32>> + Send;
 }

@@ -9,9 +9,12 @@
 //! Raising never blocks on the guest and never fails; it wakes the main loop. Each kind of request has one slot, and
 //! raised events have a limit, so what is pending is bounded whatever a guest does.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, ThreadId},
 };
 
 use super::{
@@ -82,6 +85,8 @@ struct Pending {
     powerdown: bool,
     vmstop: Option<RunState>,
     nmi: bool,
+    /// Of the main loop's own access to a device, while it lasts.
+    outside: Option<Outside>,
     /// The machine has ended: no event follows, and nothing wakes it.
     ended: bool,
     emitted: Vec<Emitted>,
@@ -92,7 +97,21 @@ struct Pending {
     raised: Vec<Request>,
 }
 
+/// An access to a device outside any vCPU.
+struct Outside {
+    /// Who makes it: vCPUs raise at the same time.
+    thread: ThreadId,
+    /// Whether a panic that stops the machine came of it.
+    panicked: bool,
+}
+
 impl Pending {
+    /// Whether this thread is making the main loop's own access to a device.
+    fn is_outside(&self) -> bool {
+        let access = self.outside.as_ref();
+        access.is_some_and(|access| access.thread == thread::current().id())
+    }
+
     fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
         let from = self.state;
         if from == to || self.table.allows(from, to) {
@@ -147,7 +166,8 @@ impl Pending {
         self.note(|| Entry::Dropped(what));
     }
 
-    fn raise(&mut self, request: Request) {
+    /// `outside`: by the main loop's own access to a device.
+    fn raise(&mut self, request: Request, outside: bool) {
         match request {
             Request::Debug => self.debug = true,
             Request::Suspend => self.suspend |= self.state != RunState::Suspended,
@@ -171,9 +191,9 @@ impl Pending {
             Request::Wakeup(reason) => drop(self.wake_up(reason)),
             Request::Powerdown => self.powerdown = true,
             Request::VmStop(state) => self.vmstop = Some(state),
-            Request::GuestPanicked => self.guest_panicked(),
+            Request::GuestPanicked => self.guest_panicked(outside),
             Request::GuestCrashloaded => self.emit_raised(Event::GuestCrashloaded),
-            Request::WatchdogExpired => self.watchdog_expired(),
+            Request::WatchdogExpired => self.watchdog_expired(outside),
         }
     }
 
@@ -189,8 +209,8 @@ impl Pending {
         Ok(())
     }
 
-    /// Spec, section 8, raised by a vCPU: the stop is deferred.
-    fn guest_panicked(&mut self) {
+    /// Spec, section 8. Raised by a vCPU, the stop is deferred.
+    fn guest_panicked(&mut self, outside: bool) {
         let action = match self.actions.panic {
             PanicAction::None => GuestPanicAction::Run,
             PanicAction::Pause => GuestPanicAction::Pause,
@@ -201,7 +221,10 @@ impl Pending {
         };
         self.emit_raised(Event::GuestPanicked(action));
         if action != GuestPanicAction::Run {
-            self.vmstop = Some(RunState::GuestPanicked);
+            match &mut self.outside {
+                Some(access) if outside => access.panicked = true,
+                _ => self.vmstop = Some(RunState::GuestPanicked),
+            }
         }
         if action == GuestPanicAction::Poweroff {
             self.shutdown = Some(ShutdownCause::GuestPanic);
@@ -209,11 +232,13 @@ impl Pending {
     }
 
     /// Spec, section 9.
-    fn watchdog_expired(&mut self) {
+    fn watchdog_expired(&mut self, outside: bool) {
         let action = self.actions.watchdog;
         self.emit_raised(Event::Watchdog(action));
         match action {
-            WatchdogAction::Reset => self.raise(Request::Reset(ShutdownCause::GuestReset)),
+            WatchdogAction::Reset => {
+                self.raise(Request::Reset(ShutdownCause::GuestReset), outside);
+            }
             WatchdogAction::Shutdown => self.powerdown = true,
             WatchdogAction::Poweroff => self.ended = true,
             WatchdogAction::Pause => self.vmstop = Some(RunState::Watchdog),
@@ -244,6 +269,7 @@ impl Requests {
             powerdown: false,
             vmstop: None,
             nmi: false,
+            outside: None,
             ended: false,
             emitted: Vec::new(),
             dropped: 0,
@@ -265,7 +291,12 @@ impl Requests {
         let mut pending = self.lock();
         #[cfg(test)]
         pending.raised.push(request);
-        pending.input(Input::Raise(request));
+        let input = if pending.is_outside() {
+            Input::RaiseOutside(request)
+        } else {
+            Input::Raise(request)
+        };
+        pending.input(input);
         drop(pending);
         self.wake();
     }
@@ -376,6 +407,18 @@ impl Requests {
     #[cfg(test)]
     pub(super) fn force_state(&self, state: RunState) {
         self.lock().state = state;
+    }
+
+    /// Makes an access to a device that belongs to no vCPU. Returns whether the guest's panic came of it, for which the
+    /// machine is to be stopped at once.
+    pub(super) fn outside_vcpus(&self, access: impl FnOnce()) -> bool {
+        self.step().outside = Some(Outside {
+            thread: thread::current().id(),
+            panicked: false,
+        });
+        access();
+        let outside = self.step().outside.take();
+        outside.is_some_and(|outside| outside.panicked)
     }
 
     pub(super) fn change_actions(&self, change: ActionChange) {

@@ -23,6 +23,7 @@ pub(super) async fn create(
         firmware: create.firmware.unwrap_or_default(),
         actions: Some(settings::collect(&create.actions)),
         serial_socket: create.serial.unwrap_or_default(),
+        qmp_socket: create.qmp.unwrap_or_default(),
     };
     let request = CreateVmRequest {
         name: create.name,

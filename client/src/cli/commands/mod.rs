@@ -69,6 +69,7 @@ async fn serve(client: &Client, command: Command, out: &mut Output) -> Result<()
         Command::Console(console) => console::run(client, &console, out).await,
         Command::Record(record) => record::run(client, &record, out).await,
         Command::Replay(replay) => replay::run(&replay, out),
+        Command::Qmp(machine) => console::run_qmp(client, &machine.name, out).await,
         Command::Completions { shell } => completions(shell, out),
     }
 }

@@ -12,8 +12,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
+use tokio_stream::{Stream, StreamExt};
 
-use crate::{ConsoleInput, ConsoleOutput, Error};
+use crate::{ByteInput, Error};
 
 /// The key that ends a session: Ctrl-].
 const ESCAPE: u8 = 0x1d;
@@ -38,7 +39,7 @@ pub(super) enum OutputError {
 
 /// Sends what comes on stdin to the guest. Ends when the escape key is pressed; at the end of the
 /// input the guest's direction is closed and this waits forever, as output may still come.
-pub(super) async fn pump_input(input: ConsoleInput, escapes: bool) {
+pub(super) async fn pump_input(input: ByteInput, escapes: bool) {
     let (mut pieces, escaped) = read_stdin(escapes);
     let send = async move {
         while let Some(piece) = pieces.recv().await {
@@ -60,8 +61,10 @@ pub(super) async fn pump_input(input: ConsoleInput, escapes: bool) {
     }
 }
 
-/// Writes what the guest writes to stdout, until the stream ends and everything is written.
-pub(super) async fn pump_output(mut output: ConsoleOutput) -> Result<(), OutputError> {
+/// Writes what the machine sends to stdout, until the stream ends and everything is written.
+pub(super) async fn pump_output(
+    mut output: impl Stream<Item = Result<Vec<u8>, Error>> + Unpin,
+) -> Result<(), OutputError> {
     let (pieces, mut written) = write_stdout();
     let ended = loop {
         let next = tokio::select! {
@@ -69,13 +72,13 @@ pub(super) async fn pump_output(mut output: ConsoleOutput) -> Result<(), OutputE
             result = &mut written => return finished(result),
         };
         match next {
-            Ok(Some(piece)) => {
-                if pieces.send(piece.output).await.is_err() {
+            Some(Ok(piece)) => {
+                if pieces.send(piece).await.is_err() {
                     break Ok(());
                 }
             }
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(OutputError::Call(error)),
+            None => break Ok(()),
+            Some(Err(error)) => break Err(OutputError::Call(error)),
         }
     };
     drop(pieces);

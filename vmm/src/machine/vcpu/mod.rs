@@ -20,13 +20,17 @@ mod throttle;
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Instant,
 };
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+use nix::unistd::gettid;
 use tokio::sync::{Notify, oneshot};
 use tracing::Span;
 
@@ -38,12 +42,13 @@ use self::{
     throttle::Throttle,
 };
 use super::{BuildError, bus::PioBus};
-use crate::runstate::Requests;
+use crate::{devices::timer::Timers, runstate::Requests};
 
 /// A vCPU whose thread runs, paused at first.
 pub(super) struct Vcpu {
     control: Arc<Control>,
     power_on: Arc<PowerOn>,
+    thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,6 +56,7 @@ pub(super) struct Vcpu {
 pub(super) struct VcpuContext {
     pub(super) bus: Arc<PioBus>,
     pub(super) requests: Requests,
+    pub(super) timers: Arc<Timers>,
     /// Of the thread's log lines.
     pub(super) span: Span,
     /// Told when a vCPU has parked or died.
@@ -89,18 +95,20 @@ impl Vcpu {
         let power_on = PowerOn::read(&vcpu).map_err(BuildError::kvm("reading a vCPU's state"))?;
         let immediate_exit = ImmediateExit::new(&vcpu).map_err(BuildError::VcpuThread)?;
         let control = Arc::new(Control::new(immediate_exit, context.parked.clone()));
+        let thread_id = Arc::new(AtomicI32::new(0));
         let thread = thread::Builder::new()
             .name(name)
             .stack_size(STACK_SIZE)
             .spawn({
-                let control = control.clone();
+                let (control, thread_id) = (control.clone(), thread_id.clone());
                 move || {
-                    let _in_span = context.span.entered();
+                    thread_id.store(gettid().as_raw(), Ordering::Relaxed);
+                    let _in_span = context.span.enter();
                     let _last_will = LastWill {
                         control: control.clone(),
-                        died: context.died,
+                        died: context.died.clone(),
                     };
-                    run(vcpu, &control, &context.bus, &context.requests);
+                    run(vcpu, &control, &context);
                 }
             })
             .map_err(|error: io::Error| {
@@ -109,8 +117,14 @@ impl Vcpu {
         Ok(Self {
             control,
             power_on: Arc::new(power_on),
+            thread_id,
             thread: Some(thread),
         })
+    }
+
+    /// The host's id of the thread; 0 until it has begun.
+    pub(super) fn thread_id(&self) -> Arc<AtomicI32> {
+        self.thread_id.clone()
     }
 
     /// Has the vCPU pause; [`Vcpu::is_parked`] tells when it has.
@@ -203,14 +217,20 @@ impl Drop for LastWill {
     }
 }
 
-fn run(mut vcpu: VcpuFd, control: &Control, bus: &PioBus, requests: &Requests) {
+fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
+    let VcpuContext {
+        bus,
+        requests,
+        timers,
+        ..
+    } = context;
     let mut throttle = Throttle::new();
     let mut hold = Hold::No;
     while control.wait(&mut vcpu, hold) {
         hold = Hold::No;
         let runs = control.runs();
         loop {
-            match run_once(&mut vcpu, bus, requests) {
+            match run_once(&mut vcpu, bus, requests, timers) {
                 Outcome::Handled => continue,
                 Outcome::Interrupted => break,
                 Outcome::Failed => {

@@ -49,6 +49,12 @@ impl<M: Machine> Driven<M> {
         self.told(MachineCall::InjectNmi, result)
     }
 
+    pub(in crate::runstate) fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.machine.port_write(port, data);
+        self.requests
+            .answered(MachineCall::PortWrite, || Answer::Ok);
+    }
+
     pub(in crate::runstate) async fn drain_and_flush(&mut self) -> Result<(), i32> {
         let result = self.machine.drain_and_flush().await;
         self.requests.answered(MachineCall::Flush, || match result {

@@ -91,6 +91,8 @@ pub struct Initial {
 pub enum Input {
     /// It raised a request.
     Raise(Request),
+    /// The machine did, while the main loop had it write to a port: no vCPU's doing.
+    RaiseOutside(Request),
     /// It said what may wake the guest.
     Mask(WakeupMask),
     /// It took so many events, which makes room for others.
@@ -129,6 +131,8 @@ named_enum! {
         WakeUp = "wake-up",
         /// Send an NMI.
         InjectNmi = "nmi",
+        /// Write to a port.
+        PortWrite = "port-write",
         /// Drain and flush the disks.
         Flush = "flush",
     }

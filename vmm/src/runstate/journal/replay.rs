@@ -190,6 +190,11 @@ impl Machine for Answers {
         ready(self.answer(MachineCall::InjectNmi))
     }
 
+    fn port_write(&mut self, _: u16, _: &[u8]) {
+        // As above; what came of it is in the journal, too.
+        let _ = self.answer(MachineCall::PortWrite);
+    }
+
     fn drain_and_flush(&mut self) -> impl Future<Output = Result<(), i32>> + Send {
         let answer = self
             .0

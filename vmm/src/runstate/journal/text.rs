@@ -25,7 +25,10 @@ impl Display for Entry {
         match self {
             Self::Header(name) => write!(f, "{MAGIC} {}", Escaped(name)),
             Self::Initial(initial) => initial.fmt(f),
-            Self::Input(Input::Raise(request)) => write_request(f, *request),
+            Self::Input(Input::Raise(request)) => write_request(f, "raise", *request),
+            Self::Input(Input::RaiseOutside(request)) => {
+                write_request(f, "raise-outside", *request)
+            }
             Self::Input(Input::Mask(mask)) => {
                 let WakeupMask { rtc, pm_timer } = *mask;
                 write!(f, "mask rtc={} pmtimer={}", switch(rtc), switch(pm_timer))
@@ -65,6 +68,7 @@ impl Entry {
         Some(match word {
             "initial" => Self::Initial(Box::new(read_initial(rest)?)),
             "raise" => Self::Input(Input::Raise(read_request(rest)?)),
+            "raise-outside" => Self::Input(Input::RaiseOutside(read_request(rest)?)),
             "mask" => Self::Input(Input::Mask(read_mask(rest)?)),
             "collect" => Self::Input(Input::Collect(rest.parse().ok()?)),
             "command" => Self::Call(Call::Command(read_command(rest)?)),
@@ -179,8 +183,8 @@ fn read_initial(text: &str) -> Option<Initial> {
     Some(initial)
 }
 
-fn write_request(f: &mut Formatter<'_>, request: Request) -> fmt::Result {
-    f.write_str("raise ")?;
+fn write_request(f: &mut Formatter<'_>, raise: &str, request: Request) -> fmt::Result {
+    write!(f, "{raise} ")?;
     match request {
         Request::Debug => f.write_str("debug"),
         Request::Suspend => f.write_str("suspend"),
@@ -261,6 +265,9 @@ fn write_command(f: &mut Formatter<'_>, command: Command) -> fmt::Result {
             }
             Ok(())
         }
+        Command::PortWrite { port, value, size } => {
+            write!(f, "port-write {port:#x} {value:#x} {size}")
+        }
         Command::Quit => f.write_str("quit"),
         Command::Kill => f.write_str("kill"),
     }
@@ -276,10 +283,19 @@ fn read_command(text: &str) -> Option<Command> {
         "system_wakeup" => Command::SystemWakeup,
         "inject-nmi" => Command::InjectNmi,
         "set-action" => Command::SetAction(read_actions(rest)?),
+        "port-write" => read_port_write(rest)?,
         "quit" => Command::Quit,
         "kill" => Command::Kill,
         _ => return None,
     })
+}
+
+fn read_port_write(text: &str) -> Option<Command> {
+    let mut words = text.split(' ');
+    let mut number = || u32::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let (port, value) = (number()?.try_into().ok()?, number()?);
+    let size = words.next()?.parse().ok()?;
+    Some(Command::PortWrite { port, value, size })
 }
 
 fn read_actions(text: &str) -> Option<ActionChange> {

@@ -19,7 +19,8 @@ impl Pending {
     pub(super) fn input(&mut self, input: Input) {
         self.note(|| Entry::Input(input));
         match input {
-            Input::Raise(request) => self.raise(request),
+            Input::Raise(request) => self.raise(request, false),
+            Input::RaiseOutside(request) => self.raise(request, true),
             Input::Mask(mask) => self.wakeup_mask = mask,
             Input::Collect(_) => self.emitted.clear(),
         }
@@ -218,7 +219,7 @@ impl Serving {
         let mut pending = self.0.step();
         #[cfg(test)]
         pending.raised.push(request);
-        pending.raise(request);
+        pending.raise(request, false);
         drop(pending);
         self.0.wake();
     }

@@ -107,6 +107,10 @@ impl Machine for Fake {
         ready(self.call("nmi"))
     }
 
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.recorder.note(format!("port {port:#x} {data:02x?}"));
+    }
+
     fn drain_and_flush(&mut self) -> impl Future<Output = Result<(), i32>> + Send {
         ready(self.call("flush").map_err(|_| 5))
     }

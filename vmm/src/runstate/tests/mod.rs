@@ -10,6 +10,7 @@ mod failure;
 mod fake;
 mod names;
 mod observers;
+mod outside;
 mod pass;
 mod raise;
 mod stop_start;

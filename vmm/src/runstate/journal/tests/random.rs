@@ -96,7 +96,12 @@ impl Dice {
             9..=11 => Command::SystemWakeup,
             12 => Command::InjectNmi,
             13 | 14 => Command::SetAction(self.change()),
-            _ if self.one_in(10) => self.of(&[Command::Quit, Command::Kill]),
+            _ if self.one_in(2) => Command::PortWrite {
+                port: 0x505,
+                value: 1,
+                size: 1,
+            },
+            _ if self.one_in(5) => self.of(&[Command::Quit, Command::Kill]),
             _ => Command::Cont,
         }
     }
@@ -212,6 +217,7 @@ fn whatever_happens_replays_byte_for_byte() {
         " errno 28",
         " exit watchdog",
         " mask ",
+        " raise-outside guest-panicked",
         " collect ",
     ] {
         assert!(all.contains(part), "{part}");

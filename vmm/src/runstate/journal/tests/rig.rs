@@ -65,6 +65,10 @@ impl Machine for Fake {
         ready(self.0("nmi"))
     }
 
+    fn port_write(&mut self, _: u16, _: &[u8]) {
+        let _ = self.0("port-write");
+    }
+
     fn drain_and_flush(&mut self) -> impl Future<Output = Result<(), i32>> + Send {
         ready(self.0("flush").map_err(|_| 28))
     }

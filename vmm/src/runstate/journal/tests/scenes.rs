@@ -172,6 +172,55 @@ fn failures_replay_with_their_texts() {
 }
 
 #[test]
+fn a_panic_by_a_port_write_stops_at_once_in_the_replay_too() {
+    // A vCPU panics at the same time: its stop is deferred.
+    let plan = during("port-write", |requests| {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| requests.raise(Request::GuestPanicked))
+                .join()
+        })
+        .unwrap();
+        requests.raise(Request::GuestPanicked);
+        Ok(())
+    });
+    let mut rig = Rig::new(RunState::Running, planned(plan));
+    rig.record();
+    rig.serve(Command::SetAction(ActionChange {
+        panic: Some(PanicAction::Pause),
+        ..Default::default()
+    }));
+    rig.serve(Command::PortWrite {
+        port: 0x505,
+        value: 1,
+        size: 1,
+    });
+    let journal = rig.end(Ending::Stopped);
+    assert_eq!(
+        entries(&journal)[4..],
+        [
+            "command port-write 0x505 0x1 1",
+            "raise guest-panicked",
+            "event GUEST_PANICKED pause @running",
+            "raise-outside guest-panicked",
+            "event GUEST_PANICKED pause @running",
+            "machine port-write ok",
+            "state guest-panicked",
+            "machine ticks-off ok",
+            "machine pause ok",
+            "event STOP @guest-panicked",
+            "machine flush ok",
+            "pass",
+            "take vmstop guest-panicked",
+            "machine flush ok",
+            "collect 3",
+            "end stopped",
+        ]
+    );
+    replays(&journal);
+}
+
+#[test]
 fn every_end_of_a_machine_replays() {
     let set = |panic, shutdown| ActionChange {
         panic: Some(panic),

@@ -92,6 +92,8 @@ fn all() -> Vec<Entry> {
         };
         entries.extend(events.iter().map(emitted).map(Entry::Event));
     }
+    let outside = requests.iter().copied().map(Input::RaiseOutside);
+    entries.extend(outside.map(Entry::Input));
     entries.extend(requests.into_iter().map(Input::Raise).map(Entry::Input));
     entries.extend(taken.into_iter().map(Entry::Taken));
     entries.extend(Dropped::ALL.iter().copied().map(Entry::Dropped));
@@ -104,6 +106,11 @@ fn all() -> Vec<Entry> {
         Command::SystemPowerdown,
         Command::SystemWakeup,
         Command::InjectNmi,
+        Command::PortWrite {
+            port: 0xffff,
+            value: u32::MAX,
+            size: 4,
+        },
         Command::Quit,
         Command::Kill,
         Command::SetAction(ActionChange::default()),

@@ -1,0 +1,29 @@
+//! The QMP door: each machine can have a Unix socket that speaks QEMU's monitor protocol, for the tools that already do.
+//!
+//! ```text
+//!   client bytes --> input (JSON values) --> session (negotiation, order) --> commands --> VmHandle --> actor
+//!   client bytes <------------------------- session <-- replies, and events (from the event log) <--------+
+//! ```
+//! Commands of one client are served one after another; the events that a command causes are sent before its reply, as
+//! QEMU does (spec, section 3.3). Each client gets every event from its negotiation on, in the same order.
+//!
+//! | file | what is there |
+//! | --- | --- |
+//! | `input` | cutting the byte stream into JSON values, bounded |
+//! | `message` | greeting, requests, replies, errors: what QMP looks like |
+//! | `commands`, `arguments` | which commands there are, and what they take |
+//! | `monitor` | the few lines of the human monitor |
+//! | `events` | events in QEMU's form, WATCHDOG at most once a second |
+//! | `session`, `socket` | one client; the socket |
+
+mod arguments;
+mod commands;
+mod events;
+mod input;
+mod message;
+mod monitor;
+mod session;
+mod socket;
+
+pub(crate) use session::{Machine, serve};
+pub(crate) use socket::open;
