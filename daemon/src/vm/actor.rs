@@ -18,11 +18,13 @@ use tokio::{
 };
 use tracing::{Instrument, error, info, info_span};
 use vmd_proto::v1::{Event, event::Kind};
-use vmm::runstate::{Command, CommandError, Failure, Flow, Refusal, RunState};
+use vmm::runstate::{Command, CommandError, Failure, Flow, Refusal, RunState, journal::Ending};
 
 use super::{
-    End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle, catch::catch_panic,
+    End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle,
+    catch::catch_panic,
     live::Live,
+    recording::{LineSink, Lines},
 };
 use crate::{Daemon, convert, registry::Reservation};
 
@@ -105,6 +107,10 @@ impl Actor {
                 }
                 Wakeup::Message(Message::Start { paused, reply }) => {
                     let _ = reply.send(self.start(paused).await);
+                }
+                Wakeup::Message(Message::Record { reply }) => {
+                    // A recording that nobody takes ends with its first line.
+                    let _ = reply.send(self.record());
                 }
                 Wakeup::Message(Message::Delete { force, reply }) => {
                     let deleted = self.delete(force).await;
@@ -206,6 +212,13 @@ impl Actor {
         }
     }
 
+    fn record(&mut self) -> Result<Lines, VmError> {
+        let live = self.live.as_mut().ok_or(VmError::Ended)?;
+        let (sink, lines) = LineSink::new();
+        live.main_loop.record(&self.record.name, sink)?;
+        Ok(lines)
+    }
+
     async fn delete(&mut self, force: bool) -> Result<Status, VmError> {
         if self.live.is_some() && !force {
             return Err(VmError::NotEnded);
@@ -230,7 +243,13 @@ impl Actor {
 
     /// The machine has ended: everything of it goes, but for the record.
     fn end(&mut self, kind: EndKind) {
-        let Some(live) = self.live.take() else { return };
+        let Some(mut live) = self.live.take() else {
+            return;
+        };
+        live.main_loop.end_recording(match kind {
+            EndKind::Failed(_) => Ending::Failed,
+            _ => Ending::Exit,
+        });
         let state = live.requests.state();
         let end = End {
             kind,

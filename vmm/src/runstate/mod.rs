@@ -17,6 +17,7 @@
 //! | `requests` | the pending set and the rules that hold when something is raised |
 //! | `main_loop`, `command` | the pass, stop and start; the commands |
 //! | `handlers`, `notifiers` | who else is told |
+//! | `journal` | record and replay |
 #![forbid(unsafe_code)]
 
 mod action;
@@ -25,6 +26,7 @@ mod command;
 mod error;
 mod event;
 mod handlers;
+pub mod journal;
 mod machine;
 mod main_loop;
 mod notifiers;
