@@ -1,5 +1,5 @@
 //! Recordings of real guests, replayed without one.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::{
     fs,
