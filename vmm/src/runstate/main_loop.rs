@@ -15,6 +15,7 @@ use super::{
     error::chain,
     journal::{Call, Driven, Dropped, Entry, Outcome},
     requests::Serving,
+    trace,
 };
 
 /// Whether the machine goes on after a pass.
@@ -178,7 +179,7 @@ impl<M: Machine> MainLoop<M> {
         // The stop at the end of a machine: no STOP, and a failed flush changes nothing.
         self.halt(RunState::Shutdown).await?;
         self.pause().await?;
-        let _errno = self.machine.drain_and_flush().await;
+        trace::vm_stop_flush_all(self.machine.drain_and_flush().await.err());
         self.notifiers.exit.notify(&());
         let failed =
             cause == ShutdownCause::GuestPanic && actions.panic == PanicAction::ExitFailure;
@@ -233,7 +234,9 @@ impl<M: Machine> MainLoop<M> {
         if self.halt(target).await? {
             self.requests.emit(Event::Stop);
         }
-        Ok(self.machine.drain_and_flush().await.err())
+        let errno = self.machine.drain_and_flush().await.err();
+        trace::vm_stop_flush_all(errno);
+        Ok(errno)
     }
 
     /// Returns whether the machine was running.

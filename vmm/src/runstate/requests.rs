@@ -22,6 +22,7 @@ use super::{
     RebootAction, Refusal, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask,
     WakeupReason, WatchdogAction,
     journal::{Dropped, Entry, Input, Journal, Taken},
+    trace,
 };
 
 mod journaled;
@@ -122,6 +123,7 @@ impl Pending {
     }
 
     fn set_state(&mut self, to: RunState) -> Result<(), IllegalTransition> {
+        trace::runstate_set(self.state, to);
         self.allows(to)?;
         self.enter(to);
         Ok(())
@@ -168,6 +170,7 @@ impl Pending {
 
     /// `outside`: by the main loop's own access to a device.
     fn raise(&mut self, request: Request, outside: bool) {
+        trace::raised(request);
         match request {
             Request::Debug => self.debug = true,
             Request::Suspend => self.suspend |= self.state != RunState::Suspended,
@@ -199,10 +202,12 @@ impl Pending {
 
     /// Spec, section 7. The state is `running` from here on, so that a second wake-up is judged right.
     fn wake_up(&mut self, reason: WakeupReason) -> Result<(), Refusal> {
+        trace::system_wakeup_request(reason);
         if self.ended || self.state != RunState::Suspended {
             return Err(Refusal::NotSuspended);
         }
         if self.wakeup_mask.allows(reason) {
+            trace::runstate_set(self.state, RunState::Running);
             self.enter(RunState::Running);
             self.wakeup = Some(reason);
         }
@@ -391,6 +396,9 @@ impl Requests {
     pub(super) fn finish_reset(&self, cause: ShutdownCause) -> Result<(), IllegalTransition> {
         let mut pending = self.step();
         let after = pending.after_reset()?;
+        if !pending.state.survives_reset() {
+            trace::runstate_set(pending.state, after);
+        }
         pending.enter(after);
         if cause.reset_is_reported() {
             pending.emit(Event::Reset(cause));
