@@ -114,7 +114,7 @@ fn sealed<'a>(lines: impl IntoIterator<Item = (u64, &'a str)>) -> String {
 fn golden() -> Vec<(u64, &'static str)> {
     GOLDEN
         .lines()
-        .map(|line| line.splitn(4, ' ').nth(2).unwrap().parse().unwrap())
+        .map(|line| line.split(' ').nth(2).unwrap().parse().unwrap())
         .zip(entries(GOLDEN))
         .collect()
 }
