@@ -286,8 +286,8 @@ service! {
 
         type RecordStream = Replies<v1::RecordResponse>;
 
-        /// Two lines of a journal; then the stream ends (of machine "ended", with a third line), or, of "cut", the
-        /// connection breaks, or nothing more comes.
+        /// A whole journal of machine "ended", else its first 20 lines; then of "short" the stream ends, of "odd" what
+        /// comes is none, of "cut" the connection breaks, and of others nothing more comes.
         async fn record(
             &self,
             request: Request<v1::RecordRequest>,

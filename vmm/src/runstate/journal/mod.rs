@@ -14,10 +14,13 @@
 //! A journal is text, one entry a line: number, checksum, step, entry.
 //!
 //! ```text
-//! 14 5be2c5c1 25 raise reset guest-reset
-//! 15 1d2b5a0f 26 pass
-//! 16 98ff40e6 32 checkpoint 2 reset guest-reset
-//! 17 0c1dd3a4 34 machine pause ok
+//! 11 af7d04c5 21 raise reset guest-reset
+//! 12 f08084ba 22 pass
+//! 13 0ebf316a 28 checkpoint 2 reset guest-reset
+//! 14 f8315b26 29 raise powerdown
+//! 15 6b108bc6 30 machine pause ok
+//! 16 c88ae528 31 machine reset ok
+//! 17 915fbc96 32 event RESET guest-reset @running
 //! ```
 //! * The checksum (CRC-32) runs over all lines up to its own, so a change, a removal or a swap is found at its line. The
 //!   last line is `end`: a journal that was cut short lacks it.
