@@ -30,7 +30,8 @@ pub use process::{Resources, binary, settle};
 /// side by side.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long the daemon may take to answer any call, whatever its guests do.
+/// How long the daemon may take to answer a call, whatever its guests do. Not for those that build a machine: setting its
+/// memory waits for grace periods of the kernel, which come late while guests keep every core busy.
 pub const ANSWER: Duration = Duration::from_secs(20);
 
 /// Waits for the answer to a call; panics with `what` if it takes longer than [`ANSWER`].

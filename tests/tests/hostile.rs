@@ -75,9 +75,7 @@ impl Street {
         let definition = request.definition.as_mut().unwrap();
         definition.firmware = firmware.to_str().unwrap().to_owned();
         definition.actions = Some(actions);
-        answered("create", self.client.create(request))
-            .await
-            .unwrap();
+        soon("create", self.client.create(request)).await.unwrap();
     }
 
     /// The enemy's run state; it must live.
