@@ -14,7 +14,7 @@ mod watch;
 
 use std::cell::Cell;
 
-use proptest::test_runner::{Config, RngSeed, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestRunner};
 
 use self::{
     model::{Broken, HANDLERS, Model, Rejected},
@@ -246,6 +246,8 @@ fn random_lives() {
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(0x0007_2bad_c0de);
     }
+    // In a debug build the default one takes most of the time.
+    config.rng_algorithm = RngAlgorithm::XorShift;
     config.failure_persistence = None;
     let (steps, ends) = (Cell::new(0), [const { Cell::new(0) }; 3]);
     let result = TestRunner::new(config).run(&life(), |life| {

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::runstate::{
-    RunState::{IoError, Running},
+    RunState::{IoError, Running, Suspended},
     *,
 };
 
@@ -141,11 +141,11 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-/// Where a stop leads. To stop in `running` is no stop; of the others some are illegal from `running`.
+/// Where a stop leads: not to `running`, and to `suspended` only a suspend request does. Some are illegal.
 fn target() -> impl Strategy<Value = RunState> {
     let all = RunState::ALL.iter().copied();
     let (legal, illegal): (Vec<_>, Vec<_>) = all
-        .filter(|state| !state.is_running())
+        .filter(|state| ![Running, Suspended].contains(state))
         .partition(|state| TransitionTable::Seed.allows(Running, *state));
     prop_oneof![8 => Just(IoError), 24 => select(legal), 1 => select(illegal)]
 }
