@@ -21,11 +21,21 @@ pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// A line of a trace, and the run state that was seen with it: of an event, the one it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) line: String,
+    pub(super) state: RunState,
+}
+
+/// Marks in a trace that something was raised in the middle of a step; [`Rig::trace`] leaves it out.
+pub(super) const RAISED: &str = "raised";
+
 /// Writes lines and, between them, the events emitted meanwhile. Clones share the trace.
 #[derive(Clone)]
 pub(super) struct Recorder {
     requests: Requests,
-    trace: Arc<Mutex<Vec<String>>>,
+    trace: Arc<Mutex<Vec<Seen>>>,
     /// Raised, once, while the step that writes the line runs.
     during: Arc<Mutex<Vec<(String, Request)>>>,
 }
@@ -33,17 +43,27 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn note(&self, line: impl Into<String>) {
         let line = line.into();
-        self.drain_events();
-        self.trace.lock().unwrap().push(line.clone());
+        self.see(line.clone());
         let mut during = self.during.lock().unwrap();
         for (_, request) in during.extract_if(.., |(at, _)| *at == line) {
             self.requests.raise(request);
+            self.see(RAISED.to_owned());
         }
+    }
+
+    fn see(&self, line: String) {
+        self.drain_events();
+        let state = self.requests.state();
+        self.trace.lock().unwrap().push(Seen { line, state });
     }
 
     fn drain_events(&self) {
         let events = self.requests.take_events();
-        self.trace.lock().unwrap().extend(events.iter().map(show));
+        let seen = events.iter().map(|emitted| Seen {
+            line: show(emitted),
+            state: emitted.state,
+        });
+        self.trace.lock().unwrap().extend(seen);
     }
 }
 
@@ -197,6 +217,12 @@ impl Rig {
 
     /// What happened since the last call.
     pub(super) fn trace(&self) -> Vec<String> {
+        let lines = self.seen().into_iter().map(|seen| seen.line);
+        lines.filter(|line| line != RAISED).collect()
+    }
+
+    /// As [`Rig::trace`], with the run states and the marks.
+    pub(super) fn seen(&self) -> Vec<Seen> {
         self.recorder.drain_events();
         std::mem::take(&mut self.recorder.trace.lock().unwrap())
     }

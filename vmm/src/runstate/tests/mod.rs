@@ -13,6 +13,7 @@ mod observers;
 mod outside;
 mod pass;
 mod raise;
+mod random;
 mod stop_start;
 mod suspend;
 mod traces;

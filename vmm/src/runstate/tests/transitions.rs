@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use super::fake::Rig;
 use crate::runstate::{RunState::*, *};
 
-type Pairs = HashSet<(RunState, RunState)>;
+pub(super) type Pairs = HashSet<(RunState, RunState)>;
 
-const SEED: &str = include_str!("data/transitions.csv");
-const NEWEST: &str = include_str!("data/transitions_newest.csv");
+pub(super) const SEED: &str = include_str!("data/transitions.csv");
+pub(super) const NEWEST: &str = include_str!("data/transitions_newest.csv");
 
-fn pairs(data: &str) -> Pairs {
+pub(super) fn pairs(data: &str) -> Pairs {
     let mut pairs = Pairs::new();
     for row in csv::Reader::from_reader(data.as_bytes()).records() {
         let row = row.unwrap();
