@@ -16,12 +16,14 @@
 mod daemon;
 mod guest;
 mod process;
+mod qmp;
 
 use std::time::Duration;
 
 pub use daemon::Daemon;
 pub use guest::{ConsoleReader, EventReader, Guest, describe};
 pub use process::{Resources, binary};
+pub use qmp::{Qmp, untimed};
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
 /// side by side.
