@@ -12,6 +12,13 @@ use crate::{Endpoint, Error};
 /// How long the socket may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How much the daemon may send on one stream ahead of what is read, in bytes. h2 breaks a connection with too many small
+/// frames unread (each costs up to 256 bytes of half the connection's window): with these windows it is the daemon that
+/// waits for a slow reader, of events or of a console, and the other streams go on.
+const STREAM_WINDOW: u32 = 16 << 10;
+/// The same for all streams of the connection together.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 /// Connects now; the channel connects again by itself should the connection break later.
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
     let unreachable = |source: tonic::transport::Error| Error::Unreachable {
@@ -21,6 +28,8 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
     let target = Target::new(authority(endpoint))
         .map_err(unreachable)?
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .user_agent(concat!("vmctl/", env!("CARGO_PKG_VERSION")))
         .map_err(unreachable)?;
     let channel = match endpoint.clone() {

@@ -132,7 +132,9 @@ fn a_no_exits_1_with_what_to_do_and_does_not_stop_the_others() {
     let (out, err) = vmctl(&fake, &["stop", "missing", "ended", "a"], 1);
     assert_eq!(out, "a: running, event 9\n");
     assert_eq!(err.lines().count(), 2);
-    assert!(err.contains("cannot stop 'ended': 'ended' has ended. `vmctl start` builds it anew"));
+    assert!(
+        err.contains("cannot stop 'ended': 'ended' has ended. `vmctl start NAME` builds it anew")
+    );
     let (out, err) = vmctl(&fake, &["stop", "cut", "a"], 3);
     assert!(
         out.is_empty() && err.contains("not known whether the call was served"),
@@ -199,7 +201,10 @@ fn wait_ends_in_time() {
         &["wait", "b", "--state", "paused", "--timeout", "100ms"],
         1,
     );
-    assert_eq!(err, "vmctl: the time is over: b: running, event 9\n");
+    assert_eq!(
+        err,
+        "vmctl: waited for paused in vain: b: running, event 9\n"
+    );
     let (_, err) = vmctl(&fake, &["wait", "ended", "--state", "running"], 1);
     assert!(
         err.contains("'ended' has ended, in state shutdown"),

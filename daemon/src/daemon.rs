@@ -52,6 +52,11 @@ impl Daemon {
         *self.ending.borrow()
     }
 
+    /// How many machines have ended and still hold something of the host's.
+    pub fn closing(&self) -> usize {
+        self.reaper.pending()
+    }
+
     /// Ends every machine and waits until nothing is left of them: the power button and `grace` for the guests to
     /// obey, if that is not zero, then `host-signal` (spec, section 11).
     pub async fn end(&self, grace: Duration) {
@@ -74,9 +79,9 @@ impl Daemon {
             let _ = timeout(grace, all_ended).await;
         }
         each(&vms, Command::Kill).await;
+        // The actors end; the registry stays as it is for the streams that still tell of it.
         self.ended.cancel();
 
-        self.registry.clear();
         self.actors.close();
         self.actors.wait().await;
         self.reaper.finish().await;

@@ -6,7 +6,7 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{DirBuilderExt, FileTypeExt},
-            net::UnixStream as StdUnixStream,
+            net::UnixDatagram,
         },
     },
     path::{Path, PathBuf},
@@ -162,10 +162,15 @@ pub fn make_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Whether `path` is a socket that nobody listens at.
+///
+/// Asked with a socket of another type: who listens does not see a client come and go (which would cost a serial port the
+/// output it keeps for its first client). The kernel looks for the listener first (ECONNREFUSED), then at the type
+/// (EPROTOTYPE).
 fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && StdUnixStream::connect(path).is_err_and(refused)
+    let connect = || UnixDatagram::unbound()?.connect(path);
+    is_socket && connect().is_err_and(refused)
 }
 
 #[cfg(test)]
@@ -192,6 +197,8 @@ mod tests {
             io::ErrorKind::AddrInUse,
             "somebody listens there"
         );
+        let client = tokio::time::timeout(std::time::Duration::ZERO, socket.listener.accept());
+        assert!(client.await.is_err(), "and did not notice");
 
         drop(socket);
         assert!(!path.exists());

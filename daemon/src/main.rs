@@ -12,6 +12,10 @@ use vmd::{
     server::{self, Config, ServeError, Signals},
 };
 
+/// How long a thread that built or closed a machine waits for another. Two hundred created at once leave as many threads,
+/// each with its stack.
+const HELPERS_KEPT: Duration = Duration::from_secs(1);
+
 /// Hosts many KVM virtual machines in one process, each with QEMU's run states.
 #[derive(Parser)]
 #[command(name = "vmd", version, after_help = AFTER_HELP)]
@@ -24,13 +28,14 @@ const AFTER_HELP: &str = "\
 Machines are driven with vmctl, or by any gRPC client (service vmd.v1.VmService, reflection is on).
 
 Environment:
-  VMD_LOG  what to log, as in `VMD_LOG=debug` or `VMD_LOG=info,vmm=trace`
+  VMD_LISTEN  where to listen, unless --listen says so; several separated by commas
+  VMD_LOG     what to log, as in `VMD_LOG=debug` or `VMD_LOG=info,vmm=trace`
 
 Exit status: 0 ended as asked, 1 failed, 2 wrong usage.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the daemon until SIGTERM or SIGINT.
+    /// Run the daemon until SIGTERM, SIGINT or SIGHUP.
     Serve(Serve),
     /// Run the demonstration: a daemon of its own, a guest, and each of its lifecycle events.
     Demo,
@@ -40,7 +45,12 @@ enum Command {
 struct Serve {
     /// Where to listen: unix:PATH, or http://HOST:PORT on a loopback address. May be given several times. Default:
     /// unix:$XDG_RUNTIME_DIR/vmd/vmd.sock, for root unix:/run/vmd/vmd.sock.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "VMD_LISTEN",
+        value_delimiter = ','
+    )]
     listen: Vec<Endpoint>,
     /// The daemon's own directory; made if need be, and locked against a second daemon. Default: none is used.
     #[arg(long, value_name = "DIR")]
@@ -48,7 +58,7 @@ struct Serve {
     /// How many events to keep for clients that come back.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CAPACITY)]
     events_kept: usize,
-    /// On SIGTERM and SIGINT, press the guests' power buttons and give them this long before they are ended.
+    /// When the daemon is ended, press the guests' power buttons and give them this long before they are ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     grace: u64,
     /// How log lines look.
@@ -68,6 +78,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(HELPERS_KEPT)
         .build()
     {
         Ok(runtime) => runtime,

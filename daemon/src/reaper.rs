@@ -38,6 +38,11 @@ impl Reaper {
         });
     }
 
+    /// How many machines are still being closed.
+    pub(crate) fn pending(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// Waits until everything is closed. Nothing may be given to it after this.
     pub(crate) async fn finish(&self) {
         self.tasks.close();

@@ -47,11 +47,6 @@ impl Registry {
         vms
     }
 
-    /// Forgets every machine: their actors end.
-    pub(crate) fn clear(&self) {
-        self.slots.clear();
-    }
-
     /// Frees the name of the machine with this name and id.
     pub(crate) fn remove(&self, name: &str, id: &str) {
         self.slots.remove_if(

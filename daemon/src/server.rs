@@ -1,7 +1,7 @@
 //! The daemon's way from start to end.
 //!
 //! ```text
-//!   open KVM -> take the data directory -> listen -> serve ... SIGTERM or SIGINT -> machines end -> streams end
+//!   open KVM -> take the data directory -> listen -> serve ... SIGTERM, SIGINT, SIGHUP -> machines end -> streams end
 //! ```
 //! While the machines end, calls are still answered and streams still carry their last events.
 
@@ -27,10 +27,13 @@ use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
+use tonic_health::server::HealthReporter;
+use tonic_reflection::pb;
 use tracing::{info, warn};
 use vmctl::{Endpoint, EndpointError};
 use vmd_proto::v1::vm_service_server::VmServiceServer;
@@ -41,6 +44,9 @@ use crate::{
     listener::{SocketFile, UnixSocket, make_parent},
     service::Service,
 };
+
+/// How long clients have at the end to take what was sent to them.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// How a daemon is set up.
 #[derive(Clone, Debug)]
@@ -100,6 +106,13 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// How much a client may send on one stream ahead of what is read, in bytes. h2 breaks the connection of a peer that has
+/// too many small frames unread (each costs up to 256 bytes of half the connection's window): with these windows a
+/// console whose guest takes nothing makes its client wait, whatever the size of its pieces.
+const STREAM_WINDOW: u32 = 16 << 10;
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 /// A daemon that listens, but does not serve yet.
 pub struct Bound {
     daemon: Arc<Daemon>,
@@ -114,10 +127,11 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP: each ends the daemon (spec, section 11).
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -127,6 +141,7 @@ impl Signals {
         Ok(Self {
             terminate: hook(SignalKind::terminate())?,
             interrupt: hook(SignalKind::interrupt())?,
+            hangup: hook(SignalKind::hangup())?,
         })
     }
 
@@ -135,6 +150,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => info!("SIGTERM"),
             _ = self.interrupt.recv() => info!("SIGINT"),
+            _ = self.hangup.recv() => info!("SIGHUP"),
         }
     }
 }
@@ -169,6 +185,11 @@ pub async fn bind(config: Config) -> Result<Bound, ServeError> {
 }
 
 impl Bound {
+    /// The daemon that will be served, for whoever runs it in their own process.
+    pub fn daemon(&self) -> &Arc<Daemon> {
+        &self.daemon
+    }
+
     /// The TCP addresses that were given with port 0 are known now.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         let tcp = |listener: &Listener| match listener {
@@ -186,12 +207,15 @@ impl Bound {
             grace,
             _data_dir,
         } = self;
-        let routes = routes(&daemon).await?;
+        let (health, routes) = routes(&daemon).await?;
         let stop = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut files = Vec::new();
         for listener in listeners {
-            let router = Server::builder().add_routes(routes.clone());
+            let router = Server::builder()
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .add_routes(routes.clone());
             let stop = stop.clone().cancelled_owned();
             match listener {
                 Listener::Unix(listener, file) => {
@@ -211,13 +235,20 @@ impl Bound {
             () = end => {}
             Some(Ok(ended)) = servers.join_next() => result = ended,
         }
+        health.set_not_serving::<VmServiceServer<Service>>().await;
         daemon.end(grace).await;
-        // The streams have come to their end; connections are closed as soon as they are idle.
+        // The streams have come to their end; connections are closed as soon as they are idle. A client that does not
+        // read has no say in when that is.
         stop.cancel();
-        while let Some(ended) = servers.join_next().await {
-            if let Ok(Err(error)) = ended {
-                warn!(%error, "a listener ended");
+        let drained = async {
+            while let Some(ended) = servers.join_next().await {
+                if let Ok(Err(error)) = ended {
+                    warn!(%error, "a listener ended");
+                }
             }
+        };
+        if timeout(DRAIN, drained).await.is_err() {
+            warn!("some clients do not take what was sent to them; they are cut off");
         }
         drop(files);
         info!("ended");
@@ -225,21 +256,24 @@ impl Bound {
     }
 }
 
-async fn routes(daemon: &Arc<Daemon>) -> Result<Routes, ServeError> {
+async fn routes(daemon: &Arc<Daemon>) -> Result<(HealthReporter, Routes), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<VmServiceServer<Service>>().await;
-    let reflection = |builder: tonic_reflection::server::Builder<'static>| {
-        builder
+    // Each of the two versions of reflection adds itself; both tell of everything.
+    let reflection = |other_version: &'static [u8]| {
+        tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(vmd_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(other_version)
     };
-    let configure = tonic_reflection::server::Builder::configure;
-    Ok(
-        Routes::new(VmServiceServer::new(Service::new(daemon.clone())))
-            .add_service(health_service)
-            .add_service(reflection(configure()).build_v1()?)
-            .add_service(reflection(configure()).build_v1alpha()?),
-    )
+    let v1 = reflection(pb::v1alpha::FILE_DESCRIPTOR_SET).build_v1()?;
+    let v1alpha = reflection(pb::v1::FILE_DESCRIPTOR_SET).build_v1alpha()?;
+    let service = VmServiceServer::new(Service::new(daemon.clone()));
+    let routes = Routes::new(service)
+        .add_service(health_service)
+        .add_service(v1)
+        .add_service(v1alpha);
+    Ok((health, routes))
 }
 
 async fn listen(endpoint: &Endpoint) -> io::Result<Listener> {

@@ -1,6 +1,11 @@
 //! The gRPC interface of `vmd`, generated from `proto/vmd/v1/vm.proto`; nothing else lives here.
 //!
 //! The `.proto` file carries the documentation of every call, message and field.
+//!
+//! ```text
+//!   vmd/v1/vm.proto -- build.rs: protox --> FileDescriptorSet -- tonic-prost-build --> v1 (messages, client, server)
+//!                                                 \--> FILE_DESCRIPTOR_SET --> server reflection
+//! ```
 #![forbid(unsafe_code)]
 
 /// Package `vmd.v1`: the messages, the client and the server traits of `VmService`.

@@ -1,6 +1,6 @@
 //! A machine under test: its console and its events, read with deadlines.
 
-use vmctl::{ByteInput, Client, ConsoleOutput, EventStream, names, v1};
+use vmctl::{ByteInput, Client, ConsoleOutput, Error, EventStream, Refusal, names, v1};
 
 use crate::soon;
 
@@ -57,6 +57,70 @@ impl Guest {
         self.console.expect(letter).await;
     }
 
+    /// Types a letter; its echo comes, and exactly these events (see [`EventReader::expect`]).
+    pub async fn types(&mut self, letter: &str, events: &[&str]) {
+        self.letter(letter).await;
+        self.events.expect(events).await;
+        self.has_no_more_events().await;
+    }
+
+    /// Has it serve a command, as in `guest.serves(Client::stop, &["STOP -> paused"])`: it succeeds, and exactly these
+    /// events are there when its answer comes.
+    pub async fn serves<F>(&mut self, command: F, events: &[&str]) -> v1::CommandResponse
+    where
+        F: AsyncFnOnce(&Client, &str) -> Result<v1::CommandResponse, Error>,
+    {
+        let reply = soon("a command", command(&self.client, &self.name)).await;
+        let reply = reply.expect("the command succeeds");
+        self.events.expect(events).await;
+        assert_eq!(
+            reply.seq, self.events.last_seq,
+            "the reply names the last of {events:?}"
+        );
+        assert_eq!(
+            reply.status.as_ref().map(|status| status.seq),
+            Some(reply.seq)
+        );
+        reply
+    }
+
+    /// Has it refuse a command with QEMU's `text`. Nothing else comes of that.
+    pub async fn refuses<F>(&mut self, command: F, text: &str)
+    where
+        F: AsyncFnOnce(&Client, &str) -> Result<v1::CommandResponse, Error>,
+    {
+        let before = self.state().await;
+        let refusal = refusal(soon("a command", command(&self.client, &self.name)).await);
+        assert_eq!(refusal.reason, "INVALID_STATE");
+        assert_eq!(refusal.code, tonic::Code::FailedPrecondition);
+        assert_eq!(refusal.message, text);
+        assert_eq!(self.state().await, before);
+        self.has_no_more_events().await;
+    }
+
+    /// It is in this state (`ended`, if it has), and every event was expected.
+    pub async fn is(&mut self, state: &str) {
+        assert_eq!(self.state().await, state);
+        self.has_no_more_events().await;
+    }
+
+    /// Every event so far was read.
+    pub async fn has_no_more_events(&mut self) {
+        if self.status().await.seq != self.events.last_seq {
+            let event = self.events.next().await;
+            panic!(
+                "unexpected: {}, after {:?}",
+                describe(&event),
+                self.events.seen
+            );
+        }
+    }
+
+    /// Its guest takes letters: whatever was typed before has been served.
+    pub async fn is_alive(&mut self) {
+        self.letter("x").await;
+    }
+
     /// Its status.
     pub async fn status(&self) -> v1::VmStatus {
         let vm = soon("get", self.client.get(&self.name)).await.expect("get");
@@ -77,6 +141,51 @@ impl Guest {
 fn state(state: v1::RunState) -> String {
     use names::Spelled;
     state.spelling().expect("a state").to_owned()
+}
+
+/// The daemon's no to a call.
+pub fn refusal<T>(answer: Result<T, Error>) -> Refusal {
+    match answer {
+        Ok(_) => panic!("a refusal was expected, and the call succeeded"),
+        Err(Error::Refused(refusal)) => *refusal,
+        Err(error) => panic!("a refusal was expected: {error}"),
+    }
+}
+
+/// Actions written as for `vmctl`: `panic=pause,shutdown=pause`.
+pub fn actions(text: &str) -> v1::Actions {
+    use names::Spelled;
+    let mut actions = v1::Actions::default();
+    for setting in text.split(',').filter(|setting| !setting.is_empty()) {
+        let (key, value) = setting.split_once('=').expect("KEY=VALUE");
+        match key {
+            "reboot" => actions.set_reboot(Spelled::from_spelling(value).expect("a value")),
+            "shutdown" => actions.set_shutdown(Spelled::from_spelling(value).expect("a value")),
+            "panic" => actions.set_panic(Spelled::from_spelling(value).expect("a value")),
+            "watchdog" => actions.set_watchdog(Spelled::from_spelling(value).expect("a value")),
+            _ => panic!("no such action: {key}"),
+        }
+    }
+    actions
+}
+
+/// A request for a machine called `name`, with the built-in guest.
+pub fn request(name: &str) -> v1::CreateVmRequest {
+    v1::CreateVmRequest {
+        name: name.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// A request for a machine called `name`, with these actions (see [`actions`]).
+pub fn request_with(name: &str, its_actions: &str) -> v1::CreateVmRequest {
+    v1::CreateVmRequest {
+        definition: Some(v1::VmDefinition {
+            actions: Some(actions(its_actions)),
+            ..Default::default()
+        }),
+        ..request(name)
+    }
 }
 
 /// Reads what a guest writes.
@@ -121,6 +230,25 @@ impl ConsoleReader {
         bytes
     }
 
+    /// Reads `output` from `position` on.
+    pub fn from(output: ConsoleOutput, position: u64) -> Self {
+        Self {
+            position,
+            ..Self::new(output)
+        }
+    }
+
+    /// Expects that the output has ended.
+    pub async fn expect_end(&mut self) {
+        let what = format!("the console's end, after {:?}", self.seen);
+        let chunk = soon(&what, self.output.next()).await;
+        let chunk = chunk.expect("the console stream");
+        assert!(
+            self.unread.is_empty() && chunk.is_none(),
+            "{what}: {chunk:?}"
+        );
+    }
+
     /// Expects that the next bytes are exactly `text`.
     pub async fn expect(&mut self, text: &str) {
         let seen = self.seen.clone();
@@ -136,6 +264,8 @@ impl ConsoleReader {
 /// Reads events.
 pub struct EventReader {
     stream: EventStream,
+    /// The number of the last event read.
+    pub last_seq: u64,
     /// For failures: what was read.
     seen: Vec<String>,
 }
@@ -145,10 +275,37 @@ impl EventReader {
     pub async fn new(client: &Client, after_seq: u64, name: &str) -> Self {
         let name = Some(name).filter(|name| !name.is_empty());
         let stream = soon("watch", client.watch_events(after_seq, name, false)).await;
+        Self::of(stream.expect("watch"), after_seq)
+    }
+
+    /// Those of `stream`, which begins after `after_seq`.
+    pub fn of(stream: EventStream, after_seq: u64) -> Self {
         Self {
-            stream: stream.expect("watch"),
+            stream,
+            last_seq: after_seq,
             seen: Vec::new(),
         }
+    }
+
+    /// Expects that the stream ends here, as it should.
+    pub async fn expect_end(&mut self) {
+        let what = format!("the end of the events, after {:?}", self.seen);
+        let event = soon(&what, self.stream.next()).await;
+        let event = event.expect("the event stream");
+        assert!(event.is_none(), "{what}: {event:?}");
+    }
+
+    /// Every event up to the stream's end, each as [`describe`] writes it.
+    pub async fn rest(&mut self) -> Vec<String> {
+        let mut rest = Vec::new();
+        while let Some(event) = soon("an event", self.stream.next())
+            .await
+            .expect("the event stream")
+        {
+            self.last_seq = event.seq;
+            rest.push(describe(&event));
+        }
+        rest
     }
 
     /// The next event, as it is.
@@ -159,6 +316,7 @@ impl EventReader {
             .expect("the event stream");
         let event = event.unwrap_or_else(|| panic!("{what}: the stream has ended"));
         self.seen.push(describe(&event));
+        self.last_seq = event.seq;
         event
     }
 

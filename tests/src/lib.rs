@@ -15,19 +15,42 @@
 
 mod daemon;
 mod guest;
+pub mod guests;
 mod process;
 mod qmp;
 
 use std::time::Duration;
 
 pub use daemon::Daemon;
-pub use guest::{ConsoleReader, EventReader, Guest, describe};
-pub use process::{Resources, binary};
+pub use guest::{
+    ConsoleReader, EventReader, Guest, actions, describe, refusal, request, request_with,
+};
+pub use process::{Resources, binary, settle};
 pub use qmp::{Qmp, untimed};
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
 /// side by side.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long the daemon may take to answer any call, whatever its guests do.
+pub const ANSWER: Duration = Duration::from_secs(5);
+
+/// Waits for the answer to a call; panics with `what` if it takes longer than [`ANSWER`].
+pub async fn answered<F: Future>(what: &str, call: F) -> F::Output {
+    match tokio::time::timeout(ANSWER, call).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: no answer within {ANSWER:?}"),
+    }
+}
+
+/// Runs `work` in a thread of its own, which a test that fails does not wait for.
+pub async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    answer
+        .await
+        .expect("the thread has ended without an answer")
+}
 
 /// Waits for `future`; panics with `what` if it takes too long.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::Instant,
 };
+
+use crate::DEADLINE;
 
 /// The path of the project's binary `name` (`vmd`, `vmctl`), built like this test.
 pub fn binary(name: &str) -> PathBuf {
@@ -42,8 +45,12 @@ pub struct Resources {
     pub descriptors: usize,
     /// Its mappings.
     pub mappings: usize,
+    /// Those of its descriptors and mappings that are KVM's.
+    pub kvm: usize,
     /// Its resident memory, in bytes.
     pub resident: u64,
+    /// The part of it that is its own, and not its program's and libraries': heap, stacks, guest memory.
+    pub anonymous: u64,
 }
 
 impl Resources {
@@ -56,11 +63,26 @@ impl Resources {
             .nth(1)
             .and_then(|pages| pages.parse().ok())
             .unwrap_or_default();
+        let anonymous_kib: u64 = text("status")
+            .lines()
+            .filter_map(|line| line.strip_prefix("RssAnon:"))
+            .filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+            .sum();
+        let maps = text("maps");
+        let links = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let kvm_files = links
+            .filter_map(|link| fs::read_link(link.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().contains("kvm-v"))
+            .count();
         Self {
             threads: entries("task"),
             descriptors: entries("fd"),
-            mappings: text("maps").lines().count(),
+            mappings: maps.lines().count(),
+            kvm: kvm_files + maps.lines().filter(|line| line.contains("kvm-v")).count(),
             resident: resident_pages * 4096,
+            anonymous: anonymous_kib * 1024,
         }
     }
 
@@ -75,5 +97,24 @@ impl Resources {
             .take(2)
             .filter_map(|ticks| ticks.parse::<u64>().ok())
             .sum()
+    }
+}
+
+/// Waits until what the process `pid` holds satisfies `settled`. Nothing tells of these counts, so they are read again
+/// after each `round_trip`, which gives the process something to do meanwhile, until the deadline.
+pub async fn settle(
+    what: &str,
+    pid: u32,
+    mut round_trip: impl AsyncFnMut(),
+    settled: impl Fn(&Resources) -> bool,
+) -> Resources {
+    let started = Instant::now();
+    loop {
+        round_trip().await;
+        let now = Resources::of(pid);
+        if settled(&now) {
+            return now;
+        }
+        assert!(started.elapsed() < DEADLINE, "{what}: still {now:?}");
     }
 }

@@ -84,10 +84,16 @@ pub(super) fn say(text: &str) {
 /// The error as a sentence, and what to do about it as another.
 fn explain(doing: &str, error: &Error) -> String {
     let (what, hint) = match error {
-        Error::Unreachable { source, .. } => (error.to_string(), Some(reach(source.as_ref()))),
-        Error::Refused(refusal) => (format!("cannot {doing}: {refusal}"), remedy(refusal)),
-        Error::Gone { .. } => (format!("cannot {doing}: {error}"), Some(UNKNOWN)),
-        Error::Ended { .. } => (format!("cannot {doing}: {error}"), Some(ENDED)),
+        Error::Unreachable { source, .. } => {
+            let hint = reach(source.as_ref()).to_owned();
+            (error.to_string(), Some(hint))
+        }
+        Error::Refused(refusal) => (
+            format!("cannot {doing}: {}", in_options(&refusal.to_string())),
+            remedy(refusal),
+        ),
+        Error::Gone { .. } => (format!("cannot {doing}: {error}"), Some(UNKNOWN.to_owned())),
+        Error::Ended { vm } => (format!("cannot {doing}: {error}"), Some(ended(&vm.name))),
         Error::Malformed(_) => (format!("cannot {doing}: {error}"), None),
     };
     match hint {
@@ -96,8 +102,30 @@ fn explain(doing: &str, error: &Error) -> String {
     }
 }
 
+/// The interface's fields, and the options that fill them.
+const OPTIONS: [(&str, &str); 6] = [
+    ("definition.memory_bytes", "--memory"),
+    ("definition.vcpus", "--vcpus"),
+    ("definition.firmware", "--firmware"),
+    ("definition.serial_socket", "--serial"),
+    ("definition.qmp_socket", "--qmp"),
+    ("definition.actions", "--action"),
+];
+
+/// A refusal in the words of the command line.
+fn in_options(text: &str) -> String {
+    OPTIONS
+        .iter()
+        .fold(text.to_owned(), |text, (field, option)| {
+            text.replace(field, option)
+        })
+}
+
 const UNKNOWN: &str = "`vmctl ls` shows the machines there are.";
-const ENDED: &str = "`vmctl start` builds it anew, `vmctl rm` removes it.";
+
+fn ended(name: &str) -> String {
+    format!("`vmctl start {name}` builds it anew, `vmctl rm {name}` removes it.")
+}
 
 /// What to do about a daemon that cannot be reached.
 fn reach(source: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
@@ -119,18 +147,22 @@ const NOT_RUNNING: &str =
     "Is it running? Start it with `vmd serve`, or name another with --server.";
 
 /// What to do about a refusal, if its reason says so.
-fn remedy(refusal: &Refusal) -> Option<&'static str> {
+fn remedy(refusal: &Refusal) -> Option<String> {
+    let name = refusal.metadata.get("name").map_or("NAME", String::as_str);
     Some(match refusal.reason.as_str() {
-        "VM_NOT_FOUND" => UNKNOWN,
-        "VM_EXISTS" => "Take another name, or remove that machine with `vmctl rm --force`.",
-        "VM_ENDED" => ENDED,
-        "VM_NOT_ENDED" => "End it with `vmctl quit`, or remove it with `vmctl rm --force`.",
-        "CONSOLE_BUSY" => "Close the other console first.",
-        "HOST_EXHAUSTED" => "Quit other machines, or ask for less.",
-        "SHUTTING_DOWN" => "Start the daemon again with `vmd serve`.",
-        "INTERNAL" => "The daemon's log says more.",
+        "VM_NOT_FOUND" => UNKNOWN.to_owned(),
+        "VM_EXISTS" => {
+            format!("Take another name, or remove that machine with `vmctl rm --force {name}`.")
+        }
+        "VM_ENDED" => ended(name),
+        "VM_NOT_ENDED" => format!(
+            "End it with `vmctl quit {name}`, or remove it at once with `vmctl rm --force {name}`."
+        ),
+        "HOST_EXHAUSTED" => "Quit other machines, or ask for less.".to_owned(),
+        "SHUTTING_DOWN" => "Start the daemon again with `vmd serve`.".to_owned(),
+        "INTERNAL" => "The daemon's log says more.".to_owned(),
         _ if refusal.code == Code::Unimplemented => {
-            "This daemon does not know the call: it may be older than this vmctl."
+            "This daemon does not know the call: it may be older than this vmctl.".to_owned()
         }
         _ => return None,
     })
@@ -156,7 +188,7 @@ mod tests {
             reason: reason.to_owned(),
             message: message.to_owned(),
             violations: Vec::new(),
-            metadata: Default::default(),
+            metadata: [("name".to_owned(), "a".to_owned())].into(),
         };
         Failure::Call("stop 'a'".to_owned(), Error::Refused(Box::new(refusal)))
     }
@@ -188,7 +220,7 @@ mod tests {
         assert!(!failure.is_final());
         assert_eq!(
             text(&failure),
-            "cannot stop 'a': the machine has ended. `vmctl start` builds it anew, `vmctl rm` removes it."
+            "cannot stop 'a': the machine has ended. `vmctl start a` builds it anew, `vmctl rm a` removes it."
         );
         let plain = refused("INVALID_STATE", "Resetting the Virtual Machine is required");
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Readers of option values: text in, checked values out; an error is a usage error.
 
-use std::{path::absolute, time::Duration};
+use std::{fmt, path::absolute, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -13,6 +13,15 @@ pub(super) enum Goal {
     State(RunState),
     /// A machine whose guest is gone.
     Ended,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(state) => f.write_str(state.spelling().unwrap_or_default()),
+            Self::Ended => f.write_str("ended"),
+        }
+    }
 }
 
 /// Reads a [`Goal`]: a run state's spelling, or `ended`.

@@ -13,7 +13,7 @@ use crate::{
 pub(super) const MACHINE: [&str; 7] = ["NAME", "PHASE", "STATE", "VCPUS", "MEMORY", "SEQ", "END"];
 
 const EVENT: [&str; 6] = ["SEQ", "TIME", "VM", "EVENT", "DATA", "STATE"];
-const EVENT_WIDTHS: [usize; 6] = [6, 24, 12, 17, 34, 0];
+const EVENT_WIDTHS: [usize; 6] = [6, 24, 12, 17, 40, 0];
 
 /// A machine's row.
 pub(super) fn machine(vm: &Vm) -> [String; 7] {
@@ -52,6 +52,10 @@ pub(super) fn details(vm: &Vm) -> Vec<String> {
         .actions
         .as_ref()
         .map_or_else(dash, |set| words(&json::actions(set)));
+    let state = match &status.end {
+        Some(_) => format!("{state} (its last)"),
+        None => state,
+    };
     [
         ("name", name),
         ("id", or_dash(&vm.id)),
@@ -92,6 +96,14 @@ pub(super) fn event_heads() -> String {
     table::row(&EVENT, &EVENT_WIDTHS)
 }
 
+/// An event's data without the time at which a machine ended: the line has it.
+fn shown(mut data: Value) -> Value {
+    if let Some(fields) = data.as_object_mut() {
+        fields.retain(|key, value| key != "time" && !value.is_null());
+    }
+    data
+}
+
 /// An event in one line. The columns have fixed widths, as the lines to come are not known.
 pub(super) fn event(event: &Event) -> String {
     let time = event.time.as_ref().map_or_else(dash, |time| {
@@ -99,7 +111,10 @@ pub(super) fn event(event: &Event) -> String {
         let millis = full.len().saturating_sub("000000Z".len());
         format!("{}Z", full.get(..millis).unwrap_or_default())
     });
-    let data = event.kind.as_ref().map(|kind| words(&event_data(kind)));
+    let data = event
+        .kind
+        .as_ref()
+        .map(|kind| words(&shown(event_data(kind))));
     let cells = [
         event.seq.to_string(),
         time,
@@ -194,7 +209,7 @@ mod tests {
         let heads = event_heads();
         assert_eq!(
             line,
-            "7       1970-01-01T00:00:00.123Z  web           RESET              guest=true reason=guest-reset       running"
+            "7       1970-01-01T00:00:00.123Z  web           RESET              guest=true reason=guest-reset             running"
         );
         assert_eq!(heads.find("STATE"), line.find("running"));
         assert_eq!(heads.find("EVENT"), line.find("RESET"));

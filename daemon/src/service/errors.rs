@@ -29,17 +29,23 @@ fn status(code: Code, reason: &str, message: String, metadata: &[(&str, String)]
 
 /// A field with a bad value, under the general reason.
 pub(super) fn invalid_field(field: &str, problem: &str) -> Status {
-    bad_field("INVALID_FIELD", field, problem)
+    bad_field(Code::InvalidArgument, "INVALID_FIELD", field, problem)
 }
 
-fn bad_field(reason: &str, field: &str, problem: &str) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+fn bad_field(code: Code, reason: &str, field: &str, problem: &str) -> Status {
+    named_field(code, reason, field, problem, HashMap::new())
+}
+
+fn named_field(
+    code: Code,
+    reason: &str,
+    field: &str,
+    problem: &str,
+    metadata: HashMap<String, String>,
+) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     details.add_bad_request_violation(field, problem);
-    Status::with_error_details(
-        Code::InvalidArgument,
-        format!("{field}: {problem}"),
-        details,
-    )
+    Status::with_error_details(code, format!("{field}: {problem}"), details)
 }
 
 /// There is no machine of this name.
@@ -74,30 +80,25 @@ pub(super) fn lost(lost: &Lost) -> Status {
 
 /// What a machine called `name` answered.
 pub(super) fn vm(name: &str, error: &VmError) -> Status {
-    let refuse = |code, reason| {
-        status(
-            code,
-            reason,
-            format!("{name}: {error}"),
-            &[("name", name.to_owned())],
-        )
+    let refuse = |code, reason, message| {
+        let metadata = [("name", name.to_owned())];
+        status(code, reason, message, &metadata)
     };
+    let precondition = Code::FailedPrecondition;
     match error {
         VmError::Gone => not_found(name),
-        VmError::Ended => refuse(Code::FailedPrecondition, "VM_ENDED"),
-        VmError::NotEnded => refuse(Code::FailedPrecondition, "VM_NOT_ENDED"),
-        // QEMU's own words, and nothing else.
-        VmError::Refused(refusal) => {
-            let metadata = [("name", name.to_owned())];
-            let message = refusal.to_string();
-            status(
-                Code::FailedPrecondition,
-                "INVALID_STATE",
-                message,
-                &metadata,
-            )
+        VmError::Ended => refuse(
+            precondition,
+            "VM_ENDED",
+            format!("machine '{name}' has ended"),
+        ),
+        VmError::NotEnded => {
+            let message = format!("machine '{name}' has not ended");
+            refuse(precondition, "VM_NOT_ENDED", message)
         }
-        VmError::Failed(_) => refuse(Code::Internal, "VM_FAILED"),
+        // QEMU's own words, and nothing else.
+        VmError::Refused(refusal) => refuse(precondition, "INVALID_STATE", refusal.to_string()),
+        VmError::Failed(_) => refuse(Code::Internal, "VM_FAILED", format!("{name}: {error}")),
         VmError::Create(error) => create(name, error),
     }
 }
@@ -105,21 +106,30 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
 fn create(name: &str, error: &CreateError) -> Status {
     let refuse = |code, reason| status(code, reason, chain(error), &[("name", name.to_owned())]);
     match error {
-        CreateError::Exists(_) => refuse(Code::AlreadyExists, "VM_EXISTS"),
+        CreateError::Exists(_) => {
+            let metadata = [("name".to_owned(), name.to_owned())].into();
+            let problem = error.to_string();
+            named_field(Code::AlreadyExists, "VM_EXISTS", "name", &problem, metadata)
+        }
         CreateError::ShuttingDown => refuse(Code::Unavailable, "SHUTTING_DOWN"),
         CreateError::Firmware(error) => bad_field(
+            Code::InvalidArgument,
             "FIRMWARE_UNUSABLE",
             "definition.firmware",
             &error.to_string(),
         ),
-        CreateError::SerialSocket(error) => {
-            let field = "definition.serial_socket";
-            bad_field("SOCKET_UNUSABLE", field, &error.to_string())
-        }
-        CreateError::QmpSocket(error) => {
-            let field = "definition.qmp_socket";
-            bad_field("SOCKET_UNUSABLE", field, &error.to_string())
-        }
+        CreateError::SerialSocket(error) => bad_field(
+            Code::InvalidArgument,
+            "SOCKET_UNUSABLE",
+            "definition.serial_socket",
+            &error.to_string(),
+        ),
+        CreateError::QmpSocket(error) => bad_field(
+            Code::InvalidArgument,
+            "SOCKET_UNUSABLE",
+            "definition.qmp_socket",
+            &error.to_string(),
+        ),
         CreateError::Build(error) if is_exhausted(error) => {
             refuse(Code::ResourceExhausted, "HOST_EXHAUSTED")
         }

@@ -24,7 +24,7 @@ use super::{
     End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle, catch::catch_panic,
     live::Live,
 };
-use crate::{Daemon, convert};
+use crate::{Daemon, convert, registry::Reservation};
 
 /// Owns one machine, from its creation until it is deleted.
 pub(super) struct Actor {
@@ -41,7 +41,7 @@ pub(super) struct Actor {
 /// What made the actor act.
 enum Wakeup {
     Message(Message),
-    /// Nobody has a handle any more: the daemon is gone.
+    /// The daemon has ended.
     Orphaned,
     /// Something is pending, or a timer's time has come.
     Pending,
@@ -54,10 +54,16 @@ enum TurnError {
 }
 
 impl Actor {
-    /// Announces the machine and starts its actor.
-    pub(super) fn spawn(daemon: Arc<Daemon>, vm: &Arc<VmHandle>, ends: Ends, live: Live) {
+    /// Announces the machine, shows it to everybody, and starts its actor.
+    pub(super) fn spawn(
+        daemon: Arc<Daemon>,
+        vm: &Arc<VmHandle>,
+        ends: Ends,
+        live: Live,
+        reservation: Reservation,
+    ) {
         ends.parts.send_replace(live.parts());
-        let span = info_span!("vm", name = %vm.record.name);
+        let span = info_span!("machine", vm = %vm.record.name);
         let actor = Self {
             daemon: daemon.clone(),
             record: vm.record.clone(),
@@ -66,15 +72,29 @@ impl Actor {
             status: ends.status,
             parts: ends.parts,
         };
-        span.in_scope(|| actor.publish(Kind::Created(Default::default()), RunState::Prelaunch));
+        span.in_scope(|| {
+            actor.publish_with(
+                Kind::Created(Default::default()),
+                RunState::Prelaunch,
+                || reservation.fill(vm.clone()),
+            );
+        });
         daemon
             .actors
             .spawn(actor.run(ends.messages).instrument(span));
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        self.serve(&mut mailbox).await;
+        // A message that is being sent at this moment would stay in the mailbox, and its sender wait for an answer for
+        // ever: `recv` ends only when there is no such message any more. What is dropped is answered: gone.
+        mailbox.close();
+        while mailbox.recv().await.is_some() {}
+    }
+
+    async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) {
         loop {
-            match self.wait(&mut mailbox).await {
+            match self.wait(mailbox).await {
                 Wakeup::Pending => {
                     // Nobody waits for an answer; a failure has been published.
                     let _ = self.turn(None).await;
@@ -101,11 +121,13 @@ impl Actor {
 
     async fn wait(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> Wakeup {
         // `&mut`: a machine may be used by one thread at a time, and this one may move between threads.
+        let ended = self.daemon.ended.cancelled();
         let Some(live) = &mut self.live else {
-            return mailbox
-                .recv()
-                .await
-                .map_or(Wakeup::Orphaned, Wakeup::Message);
+            return tokio::select! {
+                biased;
+                message = mailbox.recv() => message.map_or(Wakeup::Orphaned, Wakeup::Message),
+                () = ended => Wakeup::Orphaned,
+            };
         };
         let next_timer = live.main_loop.machine().next_timer();
         let timer = async {
@@ -120,6 +142,7 @@ impl Actor {
             () = live.wake.notified() => Wakeup::Pending,
             message = mailbox.recv() => message.map_or(Wakeup::Orphaned, Wakeup::Message),
             () = timer => Wakeup::Pending,
+            () = ended => Wakeup::Orphaned,
         }
     }
 
@@ -189,10 +212,12 @@ impl Actor {
         }
         // A machine that fails to quit has ended all the same.
         let _ = self.command(Command::Quit).await;
-        self.publish(Kind::Deleted(Default::default()), self.status().state);
-        self.daemon
-            .registry
-            .remove(&self.record.name, &self.record.id);
+        let forget = || {
+            let Record { name, id, .. } = self.record.as_ref();
+            self.daemon.registry.remove(name, id);
+        };
+        let state = self.status().state;
+        self.publish_with(Kind::Deleted(Default::default()), state, forget);
         Ok(self.status())
     }
 
@@ -222,6 +247,12 @@ impl Actor {
 
     /// Puts an event into the log. The status after it is in place before anybody sees it.
     fn publish(&self, kind: Kind, state: RunState) {
+        self.publish_with(kind, state, || ());
+    }
+
+    /// The same, for an event that goes with a change of the registry: whoever has seen the event finds the change, and
+    /// whoever finds the change can see the event.
+    fn publish_with(&self, kind: Kind, state: RunState, change: impl FnOnce()) {
         let vm_seq = self.status.borrow().vm_seq + 1;
         let event = Event {
             seq: 0,
@@ -239,6 +270,7 @@ impl Actor {
                 status.vm_seq = vm_seq;
                 status.state = state;
             });
+            change();
         });
         info!(seq, %state, "{name}");
     }

@@ -59,7 +59,7 @@ impl CreateStep {
 #[derive(Debug, Error)]
 pub enum CreateError {
     /// The name is taken.
-    #[error("a machine called '{0}' exists; delete it first, or choose another name")]
+    #[error("a machine called '{0}' exists")]
     Exists(String),
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
@@ -109,9 +109,7 @@ pub async fn create(
         created: SystemTime::now(),
     }));
     let live = Live::build(daemon, &handle, fail_at).await?;
-    // CREATED is in the log before anybody can find the machine, so it is the first that is heard of it.
-    Actor::spawn(daemon.clone(), &handle, ends, live);
-    reservation.fill(handle.clone());
+    Actor::spawn(daemon.clone(), &handle, ends, live, reservation);
 
     let status = if paused {
         handle.status()

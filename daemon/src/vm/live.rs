@@ -64,14 +64,15 @@ impl Live {
             .await
             .map_err(|error| CreateError::Interrupted(error.to_string()))??;
 
-        let open = |path: &PathBuf| serial_socket::open(path, machine.console().clone());
-        let serial_socket = definition.serial_socket.as_ref().map(open).transpose();
-        let serial_socket = serial_socket.map_err(CreateError::SerialSocket)?;
-        CreateStep::SerialSocket.check(fail_at)?;
-        let open = |path: &PathBuf| qmp::open(path, daemon.clone(), Arc::downgrade(vm));
-        let qmp_socket = definition.qmp_socket.as_ref().map(open).transpose();
-        let qmp_socket = qmp_socket.map_err(CreateError::QmpSocket)?;
-        CreateStep::QmpSocket.check(fail_at)?;
+        let sockets = open_sockets(daemon, vm, &machine, fail_at);
+        let (serial_socket, qmp_socket) = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                // Closing it takes tens of milliseconds, in which the runtime's thread has others to serve.
+                let _ = task::spawn_blocking(move || drop(machine)).await;
+                return Err(error);
+            }
+        };
 
         let main_loop = machine.into_main_loop(requests.clone());
         Ok(Self {
@@ -98,6 +99,25 @@ impl Live {
         self.main_loop.machine().console().close();
         self.main_loop
     }
+}
+
+/// The serial port's and the QMP door's.
+fn open_sockets(
+    daemon: &Arc<Daemon>,
+    vm: &Arc<VmHandle>,
+    machine: &KvmMachine,
+    fail_at: Option<CreateStep>,
+) -> Result<(Option<SocketServer>, Option<SocketServer>), CreateError> {
+    let definition = &vm.record.definition;
+    let open = |path: &PathBuf| serial_socket::open(path, machine.console().clone());
+    let serial_socket = definition.serial_socket.as_ref().map(open).transpose();
+    let serial_socket = serial_socket.map_err(CreateError::SerialSocket)?;
+    CreateStep::SerialSocket.check(fail_at)?;
+    let open = |path: &PathBuf| qmp::open(path, daemon.clone(), Arc::downgrade(vm));
+    let qmp_socket = definition.qmp_socket.as_ref().map(open).transpose();
+    let qmp_socket = qmp_socket.map_err(CreateError::QmpSocket)?;
+    CreateStep::QmpSocket.check(fail_at)?;
+    Ok((serial_socket, qmp_socket))
 }
 
 fn build_machine(

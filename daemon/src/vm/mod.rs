@@ -91,10 +91,10 @@ pub enum VmError {
     #[error("there is no such machine")]
     Gone,
     /// Only a live machine can do that.
-    #[error("the machine has ended; start it again or delete it")]
+    #[error("the machine has ended")]
     Ended,
     /// Only a machine that has ended can do that.
-    #[error("the machine has not ended; quit it first")]
+    #[error("the machine has not ended")]
     NotEnded,
     /// QEMU's rules forbid it in this state.
     #[error(transparent)]

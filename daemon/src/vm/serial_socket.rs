@@ -8,6 +8,7 @@
 
 use std::{
     io,
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -64,20 +65,69 @@ async fn to_client(
             console.wait_output(position).await;
             continue;
         }
-        writer.write_all(&chunk.bytes).await?;
         position = chunk.offset + chunk.bytes.len() as u64;
-        given.fetch_max(position, Ordering::Relaxed);
+        let mut claim = Claim::new(given, chunk.offset, position);
+        let mut rest = chunk.bytes.as_slice();
+        while !rest.is_empty() {
+            let taken = writer.write(rest).await?;
+            if taken == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            claim.from += taken as u64;
+            rest = rest.get(taken..).unwrap_or_default();
+        }
     }
 }
 
-/// Ends only with an error: a client that has sent all it had may still read.
+/// Output that is being given to a client. It counts as given before the client can see it, so that one that comes when
+/// this one has read it does not get it again; what the client does not take any more is there for the next.
+struct Claim<'a> {
+    given: &'a AtomicU64,
+    from: u64,
+    to: u64,
+}
+
+impl<'a> Claim<'a> {
+    fn new(given: &'a AtomicU64, from: u64, to: u64) -> Self {
+        given.fetch_max(to, Ordering::Relaxed);
+        Self { given, from, to }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        // Unless another client has been given more meanwhile.
+        let (to, from) = (self.to, self.from);
+        let _ = self
+            .given
+            .compare_exchange(to, from, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
 async fn from_client(mut reader: OwnedReadHalf, console: &Console) -> io::Result<()> {
     let mut buffer = [0; 512];
     loop {
         let count = reader.read(&mut buffer).await?;
         match buffer.get(..count) {
-            Some(bytes @ [_, ..]) if console.write_input(bytes).await.is_ok() => {}
-            _ => return std::future::pending().await,
+            // The client may have closed its sending side only, and go on reading.
+            Some([]) | None => return hung_up(reader.as_ref().as_fd()).await,
+            // A machine that has ended takes nothing; there may be output left.
+            Some(bytes) if console.write_input(bytes).await.is_err() => {
+                return std::future::pending().await;
+            }
+            Some(_) => {}
         }
     }
+}
+
+/// Returns once the other side of a socket is closed in both directions. Nobody else's waiting for the socket is
+/// disturbed: this waits through a descriptor of its own.
+async fn hung_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = UnixStream::from_std(socket.try_clone_to_owned()?.into())?;
+    while !socket.ready(Interest::WRITABLE).await?.is_write_closed() {
+        // That there is room to write is no news; what comes next may be.
+        let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = socket.try_io(Interest::WRITABLE, seen);
+    }
+    Ok(())
 }

@@ -5,7 +5,10 @@
 //!   device <-- expire ---------------------------------- and asks Timers which have come
 //! ```
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::clock::Clock;
 
@@ -33,6 +36,7 @@ impl TimerId {
 /// The deadlines of one machine's timers, each in nanoseconds of its own clock.
 pub struct Timers {
     deadlines: Mutex<[Option<u64>; TimerId::ALL.len()]>,
+    armed: AtomicU64,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -41,6 +45,7 @@ impl Timers {
     pub fn new(changed: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             deadlines: Mutex::default(),
+            armed: AtomicU64::new(0),
             changed: Box::new(changed),
         })
     }
@@ -50,11 +55,17 @@ impl Timers {
         self.lock().get(id as usize).copied().flatten()
     }
 
+    /// How often a timer was armed so far.
+    pub fn armed(&self) -> u64 {
+        self.armed.load(Ordering::Relaxed)
+    }
+
     fn set(&self, id: TimerId, deadline: Option<u64>) {
         if let Some(slot) = self.lock().get_mut(id as usize) {
             *slot = deadline;
         }
         if deadline.is_some() {
+            self.armed.fetch_add(1, Ordering::Relaxed);
             (self.changed)();
         }
     }

@@ -151,7 +151,8 @@ impl KvmMachine {
                 let context = VcpuContext {
                     bus: bus.clone(),
                     requests: requests.clone(),
-                    span: info_span!("vm", name = %config.name, vcpu = index),
+                    timers: timers.clone(),
+                    span: info_span!("vcpu", vm = %config.name, index),
                     parked: parked.clone(),
                     died: wake.clone(),
                 };

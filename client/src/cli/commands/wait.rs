@@ -22,7 +22,8 @@ pub(super) async fn run(client: &Client, wait: &Wait, out: &mut Output) -> Resul
     let Some(vm) = vm else {
         return Err(Failure::Told(match latest {
             Some(status) => format!(
-                "the time is over: {}",
+                "waited for {} in vain: {}",
+                wait.state,
                 view::status(&wait.name, &status, status.seq)
             ),
             None => "the time is over, and the daemon has not answered".to_owned(),

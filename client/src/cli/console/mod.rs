@@ -12,7 +12,7 @@
 mod pumps;
 mod terminal;
 
-use std::io::{IsTerminal, stdin};
+use std::io::{IsTerminal, Write, stderr, stdin};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::{Stream, StreamExt};
@@ -68,7 +68,7 @@ async fn join(
     if escapes {
         failure::say(&format!("connected to {what}, Ctrl-] quits"));
     }
-    let raw = if escapes {
+    let mut raw = if escapes {
         Some(RawTerminal::enter().map_err(terminal_failed)?)
     } else {
         None
@@ -85,7 +85,10 @@ async fn join(
         number = signals.next(raw.as_ref()) => Ok(Ending::Signal(number)),
     };
     // Everything below is meant for a terminal in its usual mode.
-    drop(raw);
+    if raw.take().is_some() {
+        // What the guest wrote last keeps its line.
+        let _ = writeln!(stderr());
+    }
     match ending? {
         Ending::Escape => failure::say(&format!("left {what}")),
         Ending::Closed => failure::say(&format!("the daemon closed {what}")),

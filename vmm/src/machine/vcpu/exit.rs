@@ -9,6 +9,7 @@ use nix::libc;
 use tracing::{debug, error};
 
 use crate::{
+    devices::timer::Timers,
     machine::bus::PioBus,
     runstate::{Request, Requests, RunState, ShutdownCause},
 };
@@ -17,7 +18,7 @@ use crate::{
 pub(super) enum Outcome {
     /// An exit was handled. The next `KVM_RUN` completes it.
     Handled,
-    /// As `Handled`, and a request was raised.
+    /// As `Handled`, and a request was raised or a timer armed: the machine's owner has been woken.
     Raised,
     /// The vCPU was kicked; nothing is left to complete.
     Interrupted,
@@ -26,16 +27,22 @@ pub(super) enum Outcome {
 }
 
 /// Runs the guest until it leaves, once.
-pub(super) fn run_once(vcpu: &mut VcpuFd, bus: &PioBus, requests: &Requests) -> Outcome {
+pub(super) fn run_once(
+    vcpu: &mut VcpuFd,
+    bus: &PioBus,
+    requests: &Requests,
+    timers: &Timers,
+) -> Outcome {
+    let woken = || (requests.raised(), timers.armed());
     let raise = |request| {
         requests.raise(request);
         Outcome::Raised
     };
     match vcpu.run() {
         Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
-            let before = requests.raised();
+            let before = woken();
             port_io(vcpu.get_kvm_run(), bus);
-            if requests.raised() == before {
+            if woken() == before {
                 Outcome::Handled
             } else {
                 Outcome::Raised

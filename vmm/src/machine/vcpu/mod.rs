@@ -42,7 +42,7 @@ use self::{
     throttle::Throttle,
 };
 use super::{BuildError, bus::PioBus};
-use crate::runstate::Requests;
+use crate::{devices::timer::Timers, runstate::Requests};
 
 /// A vCPU whose thread runs, paused at first.
 pub(super) struct Vcpu {
@@ -56,6 +56,7 @@ pub(super) struct Vcpu {
 pub(super) struct VcpuContext {
     pub(super) bus: Arc<PioBus>,
     pub(super) requests: Requests,
+    pub(super) timers: Arc<Timers>,
     /// Of the thread's log lines.
     pub(super) span: Span,
     /// Told when a vCPU has parked or died.
@@ -102,12 +103,12 @@ impl Vcpu {
                 let (control, thread_id) = (control.clone(), thread_id.clone());
                 move || {
                     thread_id.store(gettid().as_raw(), Ordering::Relaxed);
-                    let _in_span = context.span.entered();
+                    let _in_span = context.span.enter();
                     let _last_will = LastWill {
                         control: control.clone(),
-                        died: context.died,
+                        died: context.died.clone(),
                     };
-                    run(vcpu, &control, &context.bus, &context.requests);
+                    run(vcpu, &control, &context);
                 }
             })
             .map_err(|error: io::Error| {
@@ -216,14 +217,20 @@ impl Drop for LastWill {
     }
 }
 
-fn run(mut vcpu: VcpuFd, control: &Control, bus: &PioBus, requests: &Requests) {
+fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
+    let VcpuContext {
+        bus,
+        requests,
+        timers,
+        ..
+    } = context;
     let mut throttle = Throttle::new();
     let mut hold = Hold::No;
     while control.wait(&mut vcpu, hold) {
         hold = Hold::No;
         let runs = control.runs();
         loop {
-            match run_once(&mut vcpu, bus, requests) {
+            match run_once(&mut vcpu, bus, requests, timers) {
                 Outcome::Handled => continue,
                 Outcome::Interrupted => break,
                 Outcome::Failed => {

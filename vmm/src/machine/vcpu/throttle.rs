@@ -1,10 +1,11 @@
-//! Holds back a guest that raises requests without end, so that its events do not push everybody's out of the log.
+//! Holds back a guest that raises requests or arms timers without end, so that its events do not push everybody's out of
+//! the log and its main loop has time for others.
 
 use std::time::{Duration, Instant};
 
-/// Requests a vCPU may raise in one go.
+/// Requests and timers a vCPU may raise and arm in one go.
 const BURST: u32 = 1024;
-/// Requests it may raise in a second, on average.
+/// Those it may raise and arm in a second, on average.
 const PER_SECOND: u32 = 512;
 
 /// A token bucket for the requests of one vCPU.

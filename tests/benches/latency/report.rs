@@ -1,0 +1,144 @@
+//! Measures two things turn by turn and compares them.
+//!
+//! Absolute times are worth little on a machine that others use as well. So each step measures the floor and vmd, one
+//! right after the other, and what counts is the ratio of their medians.
+
+use std::{fmt::Write, fs, path::PathBuf, time::Duration};
+
+use criterion::{Criterion, SamplingMode};
+
+/// The samples of everything that was measured.
+#[derive(Default)]
+pub(crate) struct Report {
+    pairs: Vec<Pair>,
+    notes: Vec<String>,
+}
+
+struct Pair {
+    name: &'static str,
+    floor: Vec<Duration>,
+    ours: Vec<Duration>,
+    most: Option<f64>,
+}
+
+impl Report {
+    /// Measures `floor` and `ours`, each returning what it took, as two of criterion's benchmarks: `name/floor` and
+    /// `name/vmd`. Each iteration of either measures both, so that both see the same machine. If `most` is given, the
+    /// ratio must not be above it.
+    pub(crate) fn measure(
+        &mut self,
+        criterion: &mut Criterion,
+        name: &'static str,
+        most: Option<f64>,
+        mut floor: impl FnMut() -> Duration,
+        mut ours: impl FnMut() -> Duration,
+    ) {
+        let mut pair = Pair {
+            name,
+            floor: Vec::new(),
+            ours: Vec::new(),
+            most,
+        };
+        let mut step = || {
+            // None is always the one that comes after the other.
+            let (floor, ours) = if pair.ours.len().is_multiple_of(2) {
+                let floor = floor();
+                (floor, ours())
+            } else {
+                let ours = ours();
+                (floor(), ours)
+            };
+            pair.floor.push(floor);
+            pair.ours.push(ours);
+            (floor, ours)
+        };
+        let mut group = criterion.benchmark_group(name);
+        group.sampling_mode(SamplingMode::Flat);
+        group.bench_function("floor", |bencher| {
+            bencher.iter_custom(|count| (0..count).map(|_| step().0).sum());
+        });
+        group.bench_function("vmd", |bencher| {
+            bencher.iter_custom(|count| (0..count).map(|_| step().1).sum());
+        });
+        group.finish();
+        // Left out by the command line.
+        if !pair.ours.is_empty() {
+            self.pairs.push(pair);
+        }
+    }
+
+    /// Adds a line below the table.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// The medians of pair `name`, floor and ours, if it was measured.
+    pub(crate) fn medians(&self, name: &str) -> Option<(Duration, Duration)> {
+        let pair = self.pairs.iter().find(|pair| pair.name == name)?;
+        Some((median(&pair.floor), median(&pair.ours)))
+    }
+
+    /// Prints the table and, unless this is a `smoke` test, writes it to `target/bench-ratios.txt`. Returns whether every
+    /// bound holds.
+    pub(crate) fn finish(&self, smoke: bool) -> bool {
+        let mut text = format!(
+            "{:<24} {:>8} {:>12} {:>12} {:>7}\n",
+            "p50", "samples", "floor", "vmd", "ratio"
+        );
+        let mut holds = true;
+        for pair in &self.pairs {
+            let (floor, ours) = (median(&pair.floor), median(&pair.ours));
+            let ratio = ours.as_secs_f64() / floor.as_secs_f64();
+            let bound = pair.most.map_or_else(String::new, |most| {
+                holds &= ratio <= most;
+                let verdict = if ratio <= most {
+                    "holds"
+                } else {
+                    "DOES NOT HOLD"
+                };
+                format!("  at most {most}: {verdict}")
+            });
+            let _ = writeln!(
+                text,
+                "{:<24} {:>8} {:>12} {:>12} {ratio:>7.2}{bound}",
+                pair.name,
+                pair.ours.len(),
+                micros(floor),
+                micros(ours),
+            );
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
+        }
+        println!("\n{text}");
+        if smoke {
+            println!("A single sample each: the numbers mean nothing.");
+            return true;
+        }
+        let path = target().join("bench-ratios.txt");
+        match fs::write(&path, text) {
+            Ok(()) => println!("written to {}", path.display()),
+            Err(error) => eprintln!("{}: {error}", path.display()),
+        }
+        holds
+    }
+}
+
+fn median(samples: &[Duration]) -> Duration {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.1} us", time.as_secs_f64() * 1e6)
+}
+
+/// The target directory: this executable is `target/release/deps/latency-...`.
+fn target() -> PathBuf {
+    let executable = std::env::current_exe().unwrap_or_default();
+    executable
+        .ancestors()
+        .nth(3)
+        .map_or_else(PathBuf::new, PathBuf::from)
+}
