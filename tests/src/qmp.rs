@@ -1,5 +1,10 @@
 //! A QMP client that sees every byte and keeps the order of what comes.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a member that a JSON value does not have is null"
+)]
+
 use std::{io, path::Path};
 
 use serde_json::{Value, json};
