@@ -4,7 +4,8 @@ use tokio_stream::StreamExt;
 use tonic::{Response, Status, transport::Channel};
 
 use crate::{
-    ByteInput, ConsoleOutput, Endpoint, Error, EventStream, Feed, VmStream, transport,
+    ByteInput, ConsoleOutput, Endpoint, Error, EventStream, Feed, RecordStream, VmStream,
+    transport,
     v1::{self, vm_service_client::VmServiceClient},
 };
 
@@ -175,6 +176,18 @@ impl Client {
             name: name.unwrap_or_default().to_owned(),
         };
         self.feed(self.service().watch_vms(request).await)
+    }
+
+    /// Records a machine until it ends or the stream is dropped. The lines are a journal: see
+    /// `vmm::runstate::journal`.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn record(&self, name: &str) -> Result<RecordStream, Error> {
+        let request = v1::RecordRequest {
+            name: name.to_owned(),
+        };
+        self.feed(self.service().record(request).await)
     }
 
     /// Connects to the first serial port; with `skip_history`, what the guest wrote earlier is not

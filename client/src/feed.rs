@@ -16,6 +16,9 @@ pub type EventStream = Feed<v1::Event>;
 /// Changes of machines: all as they are, `synced`, then each change.
 pub type VmStream = Feed<v1::WatchVmsResponse>;
 
+/// The lines of a recording.
+pub type RecordStream = Feed<v1::RecordResponse>;
+
 /// A stream of messages from the daemon. Dropping it ends the call.
 ///
 /// After an error there is nothing more to come.

@@ -41,6 +41,6 @@ pub use client::Client;
 pub use console::{ByteInput, ConsoleOutput, InputClosed};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Error, FieldViolation, Lost, Refusal};
-pub use feed::{EventStream, Feed, VmStream};
+pub use feed::{EventStream, Feed, RecordStream, VmStream};
 /// The generated messages of package `vmd.v1`.
 pub use vmd_proto::v1;

@@ -119,7 +119,7 @@ fn help_tells_exit_codes_environment_and_examples() {
         assert!(stdout(&output).contains(part), "{part}");
     }
     let commands = "create ls status cont stop reset powerdown wakeup nmi quit start rm set-action \
-                    events wait console completions";
+                    events wait record replay console completions";
     for command in commands.split_whitespace() {
         let output = vmctl(&[command, "--help"]);
         assert!(output.status.success(), "{command}");

@@ -78,7 +78,8 @@ impl Daemon {
             // Those that are left get no more time.
             let _ = timeout(grace, all_ended).await;
         }
-        each(&vms, Command::Kill).await;
+        // All of them: one that had ended may be on its way to a new start.
+        each(&self.registry.list(), Command::Kill).await;
         // The actors end; the registry stays as it is for the streams that still tell of it.
         self.ended.cancel();
 

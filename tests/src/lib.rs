@@ -33,7 +33,7 @@ pub use qmp::{Qmp, untimed};
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long the daemon may take to answer any call, whatever its guests do.
-pub const ANSWER: Duration = Duration::from_secs(5);
+pub const ANSWER: Duration = Duration::from_secs(20);
 
 /// Waits for the answer to a call; panics with `what` if it takes longer than [`ANSWER`].
 pub async fn answered<F: Future>(what: &str, call: F) -> F::Output {

@@ -128,9 +128,8 @@ impl Street {
         let client = &self.client;
         let ended = answered("quit", client.quit("enemy")).await.unwrap();
         assert_eq!(ended.status.unwrap().phase(), v1::VmPhase::Ended);
-        answered("start", client.start("enemy", false))
-            .await
-            .unwrap();
+        // Building a machine waits for the kernel's RCU, which may take its time while guests keep every core busy.
+        soon("start", client.start("enemy", false)).await.unwrap();
         answered("delete", client.delete("enemy", true))
             .await
             .unwrap();

@@ -252,6 +252,7 @@ async fn json_has_stable_fields() {
     let expected = json!({
         "name": "a", "id": created[0]["id"], "state": "prelaunch", "running": false, "phase": "live", "seq": 1,
         "vm_seq": 1, "memory_bytes": 16 << 20, "vcpus": 2, "firmware": null, "serial_socket": serial,
+        "qmp_socket": null,
         "create_time": created[0]["create_time"], "actions": actions, "end": null,
     });
     assert_eq!(created, [expected]);

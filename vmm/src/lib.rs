@@ -8,9 +8,14 @@
 //!      |
 //!   probe/      the built-in guest
 //! ```
+//! All but the core needs the feature `kvm`, which is on by default; without it the core replays journals anywhere.
+//!
 //! This crate knows nothing of gRPC or of other machines; the daemon owns one `MainLoop` per machine.
 
+#[cfg(feature = "kvm")]
 pub mod devices;
+#[cfg(feature = "kvm")]
 pub mod machine;
+#[cfg(feature = "kvm")]
 pub mod probe;
 pub mod runstate;

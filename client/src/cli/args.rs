@@ -1,8 +1,10 @@
 //! The command line: what can be typed, and the help that says so.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{
+    Args as Group, Parser, Subcommand, ValueEnum, ValueHint, builder::NonEmptyStringValueParser,
+};
 use clap_complete::Shell;
 
 use super::{
@@ -98,6 +100,10 @@ pub(super) enum Command {
     Events(Events),
     /// Wait until a machine is in a state, or has ended
     Wait(Wait),
+    /// Record what a machine's main loop is given and does, for `replay`
+    Record(Record),
+    /// Replay a recording, and show what happens in it; needs no daemon and no KVM
+    Replay(Replay),
     /// Connect the terminal to the first serial port
     Console(Console),
     /// Speak QMP, QEMU's monitor protocol, on stdin and stdout
@@ -264,4 +270,38 @@ pub(super) struct Console {
     /// Leave out what the guest wrote before now
     #[arg(long)]
     pub(super) skip_history: bool,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+The recording ends with the machine, or by Ctrl-C or SIGTERM; in each case the file is complete.
+
+Example:
+  vmctl record web web.journal; vmctl replay web.journal")]
+pub(super) struct Record {
+    /// The machine's name
+    pub(super) name: String,
+
+    /// The file to write; it must not exist
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+
+    /// Overwrite the file if it exists
+    #[arg(short, long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Each line of the recording is shown as it is reached: its number, what sort of thing it is (input:
+from the guest or a device; call: of the main loop, such as a command; machine: what that was told
+and answered; take, state, event, outcome: what the main loop did), the thing itself, and the run
+state with it.
+
+The exit code is 0 if the replay came to the same states and events, and 1 if it did not, or if the
+file was cut short or altered; the message then names the line.")]
+pub(super) struct Replay {
+    /// The file that `record` wrote
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
 }

@@ -158,6 +158,7 @@ fn remedy(refusal: &Refusal) -> Option<String> {
         "VM_NOT_ENDED" => format!(
             "End it with `vmctl quit {name}`, or remove it at once with `vmctl rm --force {name}`."
         ),
+        "RECORDING" => "End the other recording first.".to_owned(),
         "HOST_EXHAUSTED" => "Quit other machines, or ask for less.".to_owned(),
         "SHUTTING_DOWN" => "Start the daemon again with `vmd serve`.".to_owned(),
         "INTERNAL" => "The daemon's log says more.".to_owned(),

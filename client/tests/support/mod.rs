@@ -284,6 +284,46 @@ service! {
             Ok(Response::new(ReceiverStream::new(queue)))
         }
 
+        type RecordStream = Replies<v1::RecordResponse>;
+
+        /// A whole journal of machine "ended", else its first 20 lines; then of "short" the stream ends, of "odd" what
+        /// comes is none, of "cut" the connection breaks, and of others nothing more comes.
+        async fn record(
+            &self,
+            request: Request<v1::RecordRequest>,
+        ) -> Result<Response<Self::RecordStream>, Status> {
+            let name = request.into_inner().name;
+            if name == "missing" {
+                self.find(&name).await?;
+            }
+            let (replies, queue) = mpsc::channel(16);
+            let cut = self.cut.clone();
+            let journal = include_str!("../../../vmm/src/runstate/journal/tests/golden.journal");
+            let lines: String = if name == "ended" {
+                journal.to_owned()
+            } else {
+                journal.split_inclusive('\n').take(20).collect()
+            };
+            tokio::spawn(async move {
+                let _ = replies.send(Ok(v1::RecordResponse { lines: lines.into() })).await;
+                match name.as_str() {
+                    "ended" | "short" => {}
+                    "odd" => {
+                        let lines = b"odd\n".to_vec();
+                        let _ = replies.send(Ok(v1::RecordResponse { lines })).await;
+                        replies.closed().await;
+                    }
+                    "cut" => {
+                        sleep(Duration::from_millis(100)).await;
+                        cut.notify_waiters();
+                        replies.closed().await;
+                    }
+                    _ => replies.closed().await,
+                }
+            });
+            Ok(Response::new(ReceiverStream::new(queue)))
+        }
+
         type QmpStream = Replies<v1::QmpResponse>;
 
         /// Sends every byte back, and ends when the input does.

@@ -92,6 +92,10 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
             "VM_ENDED",
             format!("machine '{name}' has ended"),
         ),
+        VmError::Recording(_) => {
+            let message = format!("machine '{name}' is being recorded already");
+            refuse(precondition, "RECORDING", message)
+        }
         VmError::NotEnded => {
             let message = format!("machine '{name}' has not ended");
             refuse(precondition, "VM_NOT_ENDED", message)

@@ -7,11 +7,13 @@
 //! | `errors` | which status and details each error has |
 //! | `watch` | the streams of events and of machines |
 //! | `console`, `qmp` | the console stream, the QMP stream |
+//! | `record` | the stream of a recording |
 
 mod check;
 mod console;
 mod errors;
 mod qmp;
+mod record;
 mod watch;
 
 use std::{pin::Pin, sync::Arc};
@@ -238,6 +240,18 @@ impl VmService for Service {
         let daemon = self.daemon.clone();
         let name = request.into_inner().name;
         Ok(stream(|sender| watch::vms(daemon, name, sender)))
+    }
+
+    type RecordStream = BoxedStream<v1::RecordResponse>;
+
+    async fn record(
+        &self,
+        request: Request<v1::RecordRequest>,
+    ) -> Result<Response<Self::RecordStream>, Refusal> {
+        let name = &request.get_ref().name;
+        let lines = self.find(name)?.record().await;
+        let lines = lines.map_err(|error| errors::vm(name, &error))?;
+        Ok(stream(|sender| record::serve(lines, sender)))
     }
 
     type ConsoleStream = BoxedStream<v1::ConsoleResponse>;

@@ -18,11 +18,13 @@ use tokio::{
 };
 use tracing::{Instrument, error, info, info_span};
 use vmd_proto::v1::{Event, event::Kind};
-use vmm::runstate::{Command, CommandError, Failure, Flow, Refusal, RunState};
+use vmm::runstate::{Command, CommandError, Failure, Flow, Refusal, RunState, journal::Ending};
 
 use super::{
-    End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle, catch::catch_panic,
+    End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle,
+    catch::catch_panic,
     live::Live,
+    recording::{LineSink, Lines},
 };
 use crate::{Daemon, convert, registry::Reservation};
 
@@ -76,7 +78,7 @@ impl Actor {
             actor.publish_with(
                 Kind::Created(Default::default()),
                 RunState::Prelaunch,
-                || reservation.fill(vm.clone()),
+                |_| reservation.fill(vm.clone()),
             );
         });
         daemon
@@ -105,6 +107,10 @@ impl Actor {
                 }
                 Wakeup::Message(Message::Start { paused, reply }) => {
                     let _ = reply.send(self.start(paused).await);
+                }
+                Wakeup::Message(Message::Record { reply }) => {
+                    // A recording that nobody takes ends with its first line.
+                    let _ = reply.send(self.record());
                 }
                 Wakeup::Message(Message::Delete { force, reply }) => {
                     let deleted = self.delete(force).await;
@@ -194,16 +200,23 @@ impl Actor {
         let live = Live::build(&self.daemon, &vm, None).await?;
         self.parts.send_replace(live.parts());
         self.live = Some(live);
-        self.status.send_modify(|status| {
+        let anew = |status: &mut Status| {
             status.end = None;
             status.actions = vm.record.definition.actions;
-        });
-        self.publish(Kind::Started(Default::default()), RunState::Prelaunch);
+        };
+        self.publish_with(Kind::Started(Default::default()), RunState::Prelaunch, anew);
         if paused {
             Ok(self.status())
         } else {
             self.command(Command::Cont).await
         }
+    }
+
+    fn record(&mut self) -> Result<Lines, VmError> {
+        let live = self.live.as_mut().ok_or(VmError::Ended)?;
+        let (sink, lines) = LineSink::new();
+        live.main_loop.record(&self.record.name, sink)?;
+        Ok(lines)
     }
 
     async fn delete(&mut self, force: bool) -> Result<Status, VmError> {
@@ -212,7 +225,7 @@ impl Actor {
         }
         // A machine that fails to quit has ended all the same.
         let _ = self.command(Command::Quit).await;
-        let forget = || {
+        let forget = |_: &mut Status| {
             let Record { name, id, .. } = self.record.as_ref();
             self.daemon.registry.remove(name, id);
         };
@@ -230,7 +243,13 @@ impl Actor {
 
     /// The machine has ended: everything of it goes, but for the record.
     fn end(&mut self, kind: EndKind) {
-        let Some(live) = self.live.take() else { return };
+        let Some(mut live) = self.live.take() else {
+            return;
+        };
+        live.main_loop.end_recording(match kind {
+            EndKind::Failed(_) => Ending::Failed,
+            _ => Ending::Exit,
+        });
         let state = live.requests.state();
         let end = End {
             kind,
@@ -239,20 +258,19 @@ impl Actor {
         let ended = vmd_proto::v1::event::Ended {
             end: Some(convert::end(&end)),
         };
-        self.status.send_modify(|status| status.end = Some(end));
-        self.publish(Kind::Ended(ended), state);
+        self.publish_with(Kind::Ended(ended), state, |status| status.end = Some(end));
         self.parts.send_modify(|parts| parts.vcpu_threads.clear());
         self.daemon.reaper.close(live.close());
     }
 
     /// Puts an event into the log. The status after it is in place before anybody sees it.
     fn publish(&self, kind: Kind, state: RunState) {
-        self.publish_with(kind, state, || ());
+        self.publish_with(kind, state, |_| ());
     }
 
-    /// The same, for an event that goes with a change of the registry: whoever has seen the event finds the change, and
-    /// whoever finds the change can see the event.
-    fn publish_with(&self, kind: Kind, state: RunState, change: impl FnOnce()) {
+    /// The same, for an event that goes with another change, of the status or of the registry: whoever has seen the
+    /// event finds the change, and whoever finds the change finds the event's number.
+    fn publish_with(&self, kind: Kind, state: RunState, change: impl FnOnce(&mut Status)) {
         let vm_seq = self.status.borrow().vm_seq + 1;
         let event = Event {
             seq: 0,
@@ -269,8 +287,8 @@ impl Actor {
                 status.seq = seq;
                 status.vm_seq = vm_seq;
                 status.state = state;
+                change(status);
             });
-            change();
         });
         info!(seq, %state, "{name}");
     }

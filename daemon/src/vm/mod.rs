@@ -13,6 +13,7 @@ mod catch;
 mod create;
 mod definition;
 mod live;
+mod recording;
 mod serial_socket;
 mod status;
 
@@ -31,6 +32,7 @@ use vmm::{devices::console::Console, runstate::Command};
 pub use self::{
     create::{CreateError, CreateStep, create},
     definition::{Definition, FirmwareError},
+    recording::Lines,
     status::{End, EndKind, Status},
 };
 
@@ -77,9 +79,21 @@ struct Ends {
 
 /// What the actor is asked to do.
 enum Message {
-    Command { command: Command, reply: Reply },
-    Start { paused: bool, reply: Reply },
-    Delete { force: bool, reply: Reply },
+    Command {
+        command: Command,
+        reply: Reply,
+    },
+    Start {
+        paused: bool,
+        reply: Reply,
+    },
+    Delete {
+        force: bool,
+        reply: Reply,
+    },
+    Record {
+        reply: oneshot::Sender<Result<Lines, VmError>>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<Status, VmError>>;
@@ -99,6 +113,9 @@ pub enum VmError {
     /// QEMU's rules forbid it in this state.
     #[error(transparent)]
     Refused(#[from] vmm::runstate::Refusal),
+    /// There is a recording of it.
+    #[error(transparent)]
+    Recording(#[from] vmm::runstate::journal::Recording),
     /// The machine has failed, by this or before.
     #[error("the machine has failed: {0}")]
     Failed(String),
@@ -169,7 +186,15 @@ impl VmHandle {
         self.ask(|reply| Message::Delete { force, reply }).await
     }
 
-    async fn ask(&self, message: impl FnOnce(Reply) -> Message) -> Result<Status, VmError> {
+    /// Begins to record the machine; the lines end when it does.
+    pub async fn record(&self) -> Result<Lines, VmError> {
+        self.ask(|reply| Message::Record { reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<T, VmError>>) -> Message,
+    ) -> Result<T, VmError> {
         let (reply, answer) = oneshot::channel();
         self.mailbox
             .send(message(reply))

@@ -2,7 +2,9 @@
 
 use super::{
     ActionChange, CommandError, Machine, MainLoop, RebootAction, Refusal, Request, RunState,
-    ShutdownCause, WakeupReason, main_loop::failed,
+    ShutdownCause, WakeupReason,
+    journal::{Call, Entry, Outcome},
+    main_loop::{failed, told},
 };
 
 /// A command. Its requests are served by the [`MainLoop::pass`] that must follow it.
@@ -41,6 +43,19 @@ impl<M: Machine> MainLoop<M> {
     /// Carries `command` out as far as its handler goes; the following pass serves what it raised. Both refusals and
     /// successes leave the reply to the caller, to be sent after that pass (spec, section 3.3).
     pub async fn command(&mut self, command: Command) -> Result<(), CommandError> {
+        self.requests.called(Call::Command(command));
+        let result = self.carry_out(command).await;
+        self.requests.returned(|| match &result {
+            Ok(()) => None,
+            Err(CommandError::Refused(refusal)) => {
+                Some(Entry::Outcome(Outcome::Refused(refusal.to_string())))
+            }
+            Err(CommandError::Failed(failure)) => Some(told(failure)),
+        });
+        result
+    }
+
+    async fn carry_out(&mut self, command: Command) -> Result<(), CommandError> {
         if self.requests.ended() {
             // The watchdog ended the machine; the following pass says so.
             return Ok(());
@@ -50,7 +65,7 @@ impl<M: Machine> MainLoop<M> {
             Command::Stop if state == RunState::InMigrate => self.autostart = false,
             Command::Stop => {
                 // QEMU's command ignores a failed flush, too: the guest is stopped either way.
-                self.stop(RunState::Paused).await?;
+                self.bring_down(RunState::Paused).await?;
             }
             Command::Cont => self.cont(state)?,
             Command::SystemReset => {
@@ -81,7 +96,7 @@ impl<M: Machine> MainLoop<M> {
                     .outside_vcpus(|| self.machine.port_write(port, data));
                 if panicked {
                     // Not deferred: this is no vCPU's thread (spec, section 8).
-                    self.stop(RunState::GuestPanicked).await?;
+                    self.bring_down(RunState::GuestPanicked).await?;
                 }
             }
             Command::Quit => self.end(ShutdownCause::HostQmpQuit),
@@ -99,7 +114,7 @@ impl<M: Machine> MainLoop<M> {
                 self.autostart = true;
                 Ok(())
             }
-            _ => Ok(self.start()?),
+            _ => Ok(self.bring_up()?),
         }
     }
 

@@ -7,7 +7,7 @@
 //! They run for `stop` of a running machine, for the stop at the end of a machine, and for `start`; not for suspend,
 //! wake-up or reset.
 
-use super::RunState;
+use super::{RunState, trace};
 
 /// Whether a handler or notifier that was called stays registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ impl ChangeHandlers {
     }
 
     pub(super) fn notify(&mut self, running: bool, state: RunState) {
+        trace::vm_state_notify(running, state);
         let mut call = |(_, handler): &mut (i32, Handler)| handler(running, state) == Keep::Yes;
         if running {
             self.entries.retain_mut(call);

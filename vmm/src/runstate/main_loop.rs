@@ -12,6 +12,10 @@
 use super::{
     ActionChange, ChangeHandlers, Event, Failure, Machine, Notifiers, PanicAction, Requests,
     RunState, ShutdownAction, ShutdownCause, WakeupReason,
+    error::chain,
+    journal::{Call, Driven, Dropped, Entry, Outcome},
+    requests::Serving,
+    trace,
 };
 
 /// Whether the machine goes on after a pass.
@@ -40,8 +44,8 @@ pub enum Exit {
 /// The run-state engine of one machine. Whoever owns it calls [`MainLoop::pass`] each time the pending set wakes it,
 /// and after each command.
 pub struct MainLoop<M> {
-    pub(super) requests: Requests,
-    pub(super) machine: M,
+    pub(super) requests: Serving,
+    pub(super) machine: Driven<M>,
     /// Told when the vCPUs start and stop.
     pub handlers: ChangeHandlers,
     /// Told of powerdown, suspend, wake-up, shutdown and the end.
@@ -55,9 +59,10 @@ pub struct MainLoop<M> {
 impl<M: Machine> MainLoop<M> {
     /// A main loop in the state that `requests` is in.
     pub fn new(requests: Requests, machine: M) -> Self {
+        let requests = Serving::new(requests);
         Self {
+            machine: Driven::new(machine, requests.clone()),
             requests,
-            machine,
             handlers: ChangeHandlers::default(),
             notifiers: Notifiers::default(),
             autostart: true,
@@ -67,12 +72,12 @@ impl<M: Machine> MainLoop<M> {
 
     /// The machine that is driven.
     pub fn machine(&self) -> &M {
-        &self.machine
+        &self.machine.machine
     }
 
     /// The machine that is driven, for timers and devices. Its vCPUs are the main loop's alone.
     pub fn machine_mut(&mut self) -> &mut M {
-        &mut self.machine
+        &mut self.machine.machine
     }
 
     /// Whether `system_wakeup` is offered; at first it is.
@@ -82,7 +87,9 @@ impl<M: Machine> MainLoop<M> {
 
     /// Tells whether the machine has what it takes to wake from S3, such as ACPI PM1 control (spec, section 7).
     pub fn set_wakeup_supported(&mut self, supported: bool) {
+        self.requests.called(Call::WakeupSupported(supported));
         self.wakeup_supported = supported;
+        self.requests.returned(|| None);
     }
 
     /// Whether an incoming migration is to start the guest at its end (spec, section 5).
@@ -92,11 +99,22 @@ impl<M: Machine> MainLoop<M> {
 
     /// Ends the engine and gives the machine back.
     pub fn into_machine(self) -> M {
-        self.machine
+        self.machine.machine
     }
 
     /// Serves what is pending, once, in the spec's order. After [`Flow::Exit`] there must be no other pass.
     pub async fn pass(&mut self) -> Result<Flow, Failure> {
+        self.requests.called(Call::Pass);
+        let result = self.serve().await;
+        self.requests.returned(|| match &result {
+            Ok(Flow::Continue) => None,
+            Ok(Flow::Exit(exit)) => Some(Entry::Outcome(Outcome::Exit(*exit))),
+            Err(failure) => Some(told(failure)),
+        });
+        result
+    }
+
+    async fn serve(&mut self) -> Result<Flow, Failure> {
         if self.requests.ended() {
             // The watchdog's poweroff, the spec's second way out: no SHUTDOWN, the run state stays.
             self.pause().await?;
@@ -108,7 +126,7 @@ impl<M: Machine> MainLoop<M> {
             drop(self.machine.inject_nmi().await);
         }
         if self.requests.take_debug() {
-            self.stop(RunState::Debug).await?;
+            self.bring_down(RunState::Debug).await?;
         }
         if self.requests.take_suspend() {
             self.serve_suspend().await?;
@@ -129,7 +147,7 @@ impl<M: Machine> MainLoop<M> {
             self.notifiers.powerdown.notify(&());
         }
         if let Some(target) = self.requests.take_vmstop() {
-            self.stop(target).await?;
+            self.bring_down(target).await?;
         }
         Ok(Flow::Continue)
     }
@@ -137,7 +155,7 @@ impl<M: Machine> MainLoop<M> {
     async fn serve_suspend(&mut self) -> Result<(), Failure> {
         if self.requests.allows(RunState::Suspended).is_err() {
             // Another request stopped the machine first; QEMU aborts here.
-            self.requests.count_dropped();
+            self.requests.count_dropped(Dropped::Suspend);
             return Ok(());
         }
         self.pause().await?;
@@ -154,14 +172,14 @@ impl<M: Machine> MainLoop<M> {
         self.notifiers.shutdown.notify(&cause);
         let actions = self.requests.actions();
         if actions.shutdown == ShutdownAction::Pause {
-            self.stop(RunState::Shutdown).await?;
+            self.bring_down(RunState::Shutdown).await?;
             return Ok(Flow::Continue);
         }
         self.requests.end();
         // The stop at the end of a machine: no STOP, and a failed flush changes nothing.
         self.halt(RunState::Shutdown).await?;
         self.pause().await?;
-        let _errno = self.machine.drain_and_flush().await;
+        trace::vm_stop_flush_all(self.machine.drain_and_flush().await.err());
         self.notifiers.exit.notify(&());
         let failed =
             cause == ShutdownCause::GuestPanic && actions.panic == PanicAction::ExitFailure;
@@ -173,7 +191,7 @@ impl<M: Machine> MainLoop<M> {
 
     async fn serve_reset(&mut self, cause: ShutdownCause) -> Result<(), Failure> {
         if self.requests.check_reset().is_err() {
-            self.requests.count_dropped();
+            self.requests.count_dropped(Dropped::Reset);
             return Ok(());
         }
         self.pause().await?;
@@ -203,10 +221,22 @@ impl<M: Machine> MainLoop<M> {
     /// and flushes the disks in either case (spec, section 4.1). Returns the errno of a failed flush, which does not
     /// undo the stop.
     pub async fn stop(&mut self, target: RunState) -> Result<Option<i32>, Failure> {
+        self.requests.called(Call::Stop(target));
+        let result = self.bring_down(target).await;
+        self.requests.returned(|| match &result {
+            Ok(errno) => errno.map(|errno| Entry::Outcome(Outcome::Errno(errno))),
+            Err(failure) => Some(told(failure)),
+        });
+        result
+    }
+
+    pub(super) async fn bring_down(&mut self, target: RunState) -> Result<Option<i32>, Failure> {
         if self.halt(target).await? {
             self.requests.emit(Event::Stop);
         }
-        Ok(self.machine.drain_and_flush().await.err())
+        let errno = self.machine.drain_and_flush().await.err();
+        trace::vm_stop_flush_all(errno);
+        Ok(errno)
     }
 
     /// Returns whether the machine was running.
@@ -224,6 +254,13 @@ impl<M: Machine> MainLoop<M> {
     /// Starts the vCPUs (spec, section 4.2). A stop that is pending is consumed: if the machine still runs, the
     /// client that was told of the cause sees STOP and RESUME all the same.
     pub fn start(&mut self) -> Result<(), Failure> {
+        self.requests.called(Call::Start);
+        let result = self.bring_up();
+        self.requests.returned(|| result.as_ref().err().map(told));
+        result
+    }
+
+    pub(super) fn bring_up(&mut self) -> Result<(), Failure> {
         let stop_pending = self.requests.take_vmstop().is_some();
         if self.requests.state().is_running() {
             if stop_pending {
@@ -264,6 +301,11 @@ impl<M: Machine> MainLoop<M> {
             ..ActionChange::default()
         });
     }
+}
+
+/// The machine has failed, as the journal has it.
+pub(super) fn told(failure: &Failure) -> Entry {
+    Entry::Outcome(Outcome::Failed(chain(failure)))
 }
 
 pub(super) fn failed<E: std::error::Error + Send + Sync + 'static>(

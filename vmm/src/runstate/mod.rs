@@ -17,6 +17,8 @@
 //! | `requests` | the pending set and the rules that hold when something is raised |
 //! | `main_loop`, `command` | the pass, stop and start; the commands |
 //! | `handlers`, `notifiers` | who else is told |
+//! | `trace` | QEMU's trace points, for the log |
+//! | `journal` | record and replay |
 #![forbid(unsafe_code)]
 
 mod action;
@@ -25,6 +27,7 @@ mod command;
 mod error;
 mod event;
 mod handlers;
+pub mod journal;
 mod machine;
 mod main_loop;
 mod notifiers;
@@ -32,6 +35,7 @@ mod requests;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod transitions;
 
 pub use action::{

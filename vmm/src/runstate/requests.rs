@@ -21,7 +21,13 @@ use super::{
     ActionChange, Actions, Emitted, Event, GuestPanicAction, IllegalTransition, PanicAction,
     RebootAction, Refusal, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask,
     WakeupReason, WatchdogAction,
+    journal::{Dropped, Entry, Input, Journal, Taken},
+    trace,
 };
+
+mod journaled;
+
+pub(super) use journaled::Serving;
 
 /// How many events may wait to be taken before those that a guest raises are dropped.
 const RAISED_EVENTS_MAX: usize = 1024;
@@ -86,6 +92,8 @@ struct Pending {
     ended: bool,
     emitted: Vec<Emitted>,
     dropped: u64,
+    /// Of a recording, or a replay, while there is one.
+    journal: Option<Box<Journal>>,
     #[cfg(test)]
     raised: Vec<Request>,
 }
@@ -99,6 +107,12 @@ struct Outside {
 }
 
 impl Pending {
+    /// Whether this thread is making the main loop's own access to a device.
+    fn is_outside(&self) -> bool {
+        let access = self.outside.as_ref();
+        access.is_some_and(|access| access.thread == thread::current().id())
+    }
+
     fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
         let from = self.state;
         if from == to || self.table.allows(from, to) {
@@ -109,9 +123,17 @@ impl Pending {
     }
 
     fn set_state(&mut self, to: RunState) -> Result<(), IllegalTransition> {
+        trace::runstate_set(self.state, to);
         self.allows(to)?;
-        self.state = to;
+        self.enter(to);
         Ok(())
+    }
+
+    fn enter(&mut self, to: RunState) {
+        if self.state != to {
+            self.state = to;
+            self.note(|| Entry::State(to));
+        }
     }
 
     /// The state after a reset (spec, section 6).
@@ -126,7 +148,9 @@ impl Pending {
     fn emit(&mut self, event: Event) {
         if !self.ended {
             let state = self.state;
-            self.emitted.push(Emitted { event, state });
+            let emitted = Emitted { event, state };
+            self.emitted.push(emitted);
+            self.note(|| Entry::Event(emitted));
         }
     }
 
@@ -135,11 +159,18 @@ impl Pending {
         if self.emitted.len() < RAISED_EVENTS_MAX {
             self.emit(event);
         } else {
-            self.dropped += 1;
+            self.count_dropped(Dropped::Event);
         }
     }
 
-    fn raise(&mut self, request: Request) {
+    fn count_dropped(&mut self, what: Dropped) {
+        self.dropped += 1;
+        self.note(|| Entry::Dropped(what));
+    }
+
+    /// `outside`: by the main loop's own access to a device.
+    fn raise(&mut self, request: Request, outside: bool) {
+        trace::raised(request);
         match request {
             Request::Debug => self.debug = true,
             Request::Suspend => self.suspend |= self.state != RunState::Suspended,
@@ -163,26 +194,28 @@ impl Pending {
             Request::Wakeup(reason) => drop(self.wake_up(reason)),
             Request::Powerdown => self.powerdown = true,
             Request::VmStop(state) => self.vmstop = Some(state),
-            Request::GuestPanicked => self.guest_panicked(),
+            Request::GuestPanicked => self.guest_panicked(outside),
             Request::GuestCrashloaded => self.emit_raised(Event::GuestCrashloaded),
-            Request::WatchdogExpired => self.watchdog_expired(),
+            Request::WatchdogExpired => self.watchdog_expired(outside),
         }
     }
 
     /// Spec, section 7. The state is `running` from here on, so that a second wake-up is judged right.
     fn wake_up(&mut self, reason: WakeupReason) -> Result<(), Refusal> {
+        trace::system_wakeup_request(reason);
         if self.ended || self.state != RunState::Suspended {
             return Err(Refusal::NotSuspended);
         }
         if self.wakeup_mask.allows(reason) {
-            self.state = RunState::Running;
+            trace::runstate_set(self.state, RunState::Running);
+            self.enter(RunState::Running);
             self.wakeup = Some(reason);
         }
         Ok(())
     }
 
     /// Spec, section 8. Raised by a vCPU, the stop is deferred.
-    fn guest_panicked(&mut self) {
+    fn guest_panicked(&mut self, outside: bool) {
         let action = match self.actions.panic {
             PanicAction::None => GuestPanicAction::Run,
             PanicAction::Pause => GuestPanicAction::Pause,
@@ -194,9 +227,7 @@ impl Pending {
         self.emit_raised(Event::GuestPanicked(action));
         if action != GuestPanicAction::Run {
             match &mut self.outside {
-                Some(outside) if outside.thread == thread::current().id() => {
-                    outside.panicked = true;
-                }
+                Some(access) if outside => access.panicked = true,
                 _ => self.vmstop = Some(RunState::GuestPanicked),
             }
         }
@@ -206,11 +237,13 @@ impl Pending {
     }
 
     /// Spec, section 9.
-    fn watchdog_expired(&mut self) {
+    fn watchdog_expired(&mut self, outside: bool) {
         let action = self.actions.watchdog;
         self.emit_raised(Event::Watchdog(action));
         match action {
-            WatchdogAction::Reset => self.raise(Request::Reset(ShutdownCause::GuestReset)),
+            WatchdogAction::Reset => {
+                self.raise(Request::Reset(ShutdownCause::GuestReset), outside);
+            }
             WatchdogAction::Shutdown => self.powerdown = true,
             WatchdogAction::Poweroff => self.ended = true,
             WatchdogAction::Pause => self.vmstop = Some(RunState::Watchdog),
@@ -245,6 +278,7 @@ impl Requests {
             ended: false,
             emitted: Vec::new(),
             dropped: 0,
+            journal: None,
             #[cfg(test)]
             raised: Vec::new(),
         };
@@ -262,8 +296,17 @@ impl Requests {
         let mut pending = self.lock();
         #[cfg(test)]
         pending.raised.push(request);
-        pending.raise(request);
+        let input = if pending.is_outside() {
+            Input::RaiseOutside(request)
+        } else {
+            Input::Raise(request)
+        };
+        pending.input(input);
         drop(pending);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.shared.raised.fetch_add(1, Ordering::Relaxed);
         (self.shared.wake)();
     }
@@ -285,7 +328,7 @@ impl Requests {
 
     /// Lets the ACPI enable bits decide what may wake the guest (spec, section 7).
     pub fn set_wakeup_mask(&self, mask: WakeupMask) {
-        self.lock().wakeup_mask = mask;
+        self.lock().input(Input::Mask(mask));
     }
 
     /// Whether a vCPU that raised what is pending has to stop now rather than when the main loop pauses it: true for
@@ -308,7 +351,7 @@ impl Requests {
 
     /// Takes the events emitted since the last call, in order.
     pub fn take_events(&self) -> Vec<Emitted> {
-        std::mem::take(&mut self.lock().emitted)
+        self.lock().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
@@ -323,17 +366,17 @@ impl Requests {
 /// The main loop's side.
 impl Requests {
     pub(super) fn allows(&self, to: RunState) -> Result<(), IllegalTransition> {
-        self.lock().allows(to)
+        self.step().allows(to)
     }
 
     /// Whether a reset leads to a legal state (spec, section 16, cases 2 and 3).
     pub(super) fn check_reset(&self) -> Result<(), IllegalTransition> {
-        self.lock().after_reset().map(drop)
+        self.step().after_reset().map(drop)
     }
 
     /// Moves to `to`, or leaves everything as it is (spec, section 1.1).
     pub(super) fn set_state(&self, to: RunState) -> Result<(), IllegalTransition> {
-        self.lock().set_state(to)
+        self.step().set_state(to)
     }
 
     /// Moves to `to` and emits `event`, in one step: no other thread's raise comes between.
@@ -342,7 +385,7 @@ impl Requests {
         to: RunState,
         event: Event,
     ) -> Result<(), IllegalTransition> {
-        let mut pending = self.lock();
+        let mut pending = self.step();
         pending.set_state(to)?;
         pending.emit(event);
         Ok(())
@@ -351,8 +394,12 @@ impl Requests {
     /// Ends a reset: moves to the state after it and emits RESET unless `cause` is silent. In one step: a wake-up
     /// raised by another thread either came before, and the machine runs, or finds it in `prelaunch`.
     pub(super) fn finish_reset(&self, cause: ShutdownCause) -> Result<(), IllegalTransition> {
-        let mut pending = self.lock();
-        pending.state = pending.after_reset()?;
+        let mut pending = self.step();
+        let after = pending.after_reset()?;
+        if !pending.state.survives_reset() {
+            trace::runstate_set(pending.state, after);
+        }
+        pending.enter(after);
         if cause.reset_is_reported() {
             pending.emit(Event::Reset(cause));
         }
@@ -361,7 +408,7 @@ impl Requests {
 
     /// Emits `event`, which leaves the machine in the state it has now.
     pub(super) fn emit(&self, event: Event) {
-        self.lock().emit(event);
+        self.step().emit(event);
     }
 
     /// Puts the machine into any state, whatever the table says.
@@ -373,78 +420,109 @@ impl Requests {
     /// Makes an access to a device that belongs to no vCPU. Returns whether the guest's panic came of it, for which the
     /// machine is to be stopped at once.
     pub(super) fn outside_vcpus(&self, access: impl FnOnce()) -> bool {
-        self.lock().outside = Some(Outside {
+        self.step().outside = Some(Outside {
             thread: thread::current().id(),
             panicked: false,
         });
         access();
-        let outside = self.lock().outside.take();
+        let outside = self.step().outside.take();
         outside.is_some_and(|outside| outside.panicked)
     }
 
     pub(super) fn change_actions(&self, change: ActionChange) {
-        let mut pending = self.lock();
+        let mut pending = self.step();
         pending.actions = pending.actions.with(change);
     }
 
     /// As [`Request::Wakeup`], with the refusal told.
     pub(super) fn wake_up(&self, reason: WakeupReason) -> Result<(), Refusal> {
-        self.lock().wake_up(reason)
+        self.step().wake_up(reason)
     }
 
     pub(super) fn take_debug(&self) -> bool {
-        std::mem::take(&mut self.lock().debug)
+        let mut pending = self.step();
+        let taken = std::mem::take(&mut pending.debug);
+        pending.note_taken(taken.then_some(Taken::Debug));
+        taken
     }
 
     pub(super) fn take_suspend(&self) -> bool {
-        std::mem::take(&mut self.lock().suspend)
+        let mut pending = self.step();
+        let taken = pending.suspend && pending.checkpoint(Taken::Suspend);
+        if taken {
+            pending.suspend = false;
+            pending.note_taken(Some(Taken::Suspend));
+        }
+        taken
     }
 
     pub(super) fn take_shutdown(&self) -> Option<ShutdownCause> {
-        self.lock().shutdown.take()
+        let mut pending = self.step();
+        let taken = pending.shutdown.take();
+        pending.note_taken(taken.map(Taken::Shutdown));
+        taken
     }
 
     pub(super) fn take_reset(&self) -> Option<ShutdownCause> {
-        self.lock().reset.take()
+        let mut pending = self.step();
+        let cause = pending.reset?;
+        if !pending.checkpoint(Taken::Reset(cause)) {
+            return None;
+        }
+        pending.reset = None;
+        pending.note_taken(Some(Taken::Reset(cause)));
+        Some(cause)
     }
 
     /// The pending wake-up stays until [`Requests::clear_wakeup`]: its notifiers still see it.
     pub(super) fn wakeup(&self) -> Option<WakeupReason> {
-        self.lock().wakeup
+        let mut pending = self.step();
+        let taken = pending.wakeup;
+        pending.note_taken(taken.map(Taken::Wakeup));
+        taken
     }
 
     pub(super) fn clear_wakeup(&self) {
-        self.lock().wakeup = None;
+        self.step().wakeup = None;
     }
 
     pub(super) fn take_powerdown(&self) -> bool {
-        std::mem::take(&mut self.lock().powerdown)
+        let mut pending = self.step();
+        let taken = std::mem::take(&mut pending.powerdown);
+        pending.note_taken(taken.then_some(Taken::Powerdown));
+        taken
     }
 
     pub(super) fn take_vmstop(&self) -> Option<RunState> {
-        self.lock().vmstop.take()
+        let mut pending = self.step();
+        let taken = pending.vmstop.take();
+        pending.note_taken(taken.map(Taken::VmStop));
+        taken
     }
 
     pub(super) fn take_nmi(&self) -> bool {
-        std::mem::take(&mut self.lock().nmi)
+        let mut pending = self.step();
+        let taken = std::mem::take(&mut pending.nmi);
+        pending.note_taken(taken.then_some(Taken::Nmi));
+        taken
     }
 
     pub(super) fn ended(&self) -> bool {
-        self.lock().ended
+        self.step().ended
     }
 
     /// Nothing follows the SHUTDOWN just emitted (spec, section 11).
     pub(super) fn end(&self) {
-        self.lock().ended = true;
+        self.step().ended = true;
     }
 
-    pub(super) fn count_dropped(&self) {
-        self.lock().dropped += 1;
+    pub(super) fn count_dropped(&self, what: Dropped) {
+        self.step().count_dropped(what);
     }
 }
 
 /// What the tests of the devices look at.
-#[cfg(test)]
+#[cfg(all(test, feature = "kvm"))]
 impl Requests {
     /// Everything raised since the last call, in order, also what was dropped at once.
     pub(crate) fn take_raised(&self) -> Vec<Request> {

@@ -2,6 +2,8 @@
 
 mod events;
 mod machines;
+mod record;
+mod replay;
 mod wait;
 
 use clap::CommandFactory;
@@ -19,6 +21,9 @@ use crate::{Client, Endpoint};
 pub(super) fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
     if let Command::Completions { shell } = args.command {
         return completions(shell, out);
+    }
+    if let Command::Replay(replay) = &args.command {
+        return replay::run(replay, out);
     }
     let endpoint = match args.server {
         Some(endpoint) => endpoint,
@@ -62,6 +67,8 @@ async fn serve(client: &Client, command: Command, out: &mut Output) -> Result<()
         Command::Events(events) => events::run(client, &events, out).await,
         Command::Wait(wait) => wait::run(client, &wait, out).await,
         Command::Console(console) => console::run(client, &console, out).await,
+        Command::Record(record) => record::run(client, &record, out).await,
+        Command::Replay(replay) => replay::run(&replay, out),
         Command::Qmp(machine) => console::run_qmp(client, &machine.name, out).await,
         Command::Completions { shell } => completions(shell, out),
     }

@@ -15,4 +15,5 @@ mod pass;
 mod raise;
 mod stop_start;
 mod suspend;
+mod traces;
 mod transitions;

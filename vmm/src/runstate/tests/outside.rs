@@ -84,7 +84,7 @@ fn a_vcpu_that_panics_meanwhile_is_stopped_as_ever() {
     let mut rig = Rig::new(Running);
     let requests = rig.requests.clone();
     std::thread::scope(|scope| {
-        rig.requests.outside_vcpus(|| {
+        rig.main_loop.requests.outside_vcpus(|| {
             scope
                 .spawn(|| requests.raise(Request::GuestPanicked))
                 .join()

@@ -27,7 +27,7 @@ fn check(table: TransitionTable, legal: &Pairs) {
             assert_eq!(table.allows(from, to), listed, "{table:?}: {from} -> {to}");
 
             let rig = Rig::on(table, from, ActionChange::default());
-            let result = rig.requests.set_state(to);
+            let result = rig.main_loop.requests.set_state(to);
             if listed || from == to {
                 assert_eq!((result, rig.state()), (Ok(()), to));
             } else {
