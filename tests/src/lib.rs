@@ -17,6 +17,7 @@ mod daemon;
 mod guest;
 pub mod guests;
 mod process;
+mod qmp;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use guest::{
     ConsoleReader, EventReader, Guest, actions, describe, refusal, request, request_with,
 };
 pub use process::{Resources, binary, settle};
+pub use qmp::{Qmp, untimed};
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
 /// side by side.

@@ -20,9 +20,7 @@ impl Arguments {
         match self.0.remove(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(QmpError::generic(format!(
-                "Invalid parameter type for '{name}', expected: string"
-            ))),
+            Some(_) => Err(wrong_type(name, "string")),
         }
     }
 
@@ -33,32 +31,34 @@ impl Arguments {
 
     /// An optional value of an enumeration.
     pub(super) fn choice<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, QmpError> {
-        let parse = |text: String| {
-            text.parse().map_err(|_| {
-                QmpError::generic(format!("Parameter '{name}' does not accept value '{text}'"))
-            })
-        };
+        let parse = |text: String| text.parse().map_err(|_| not_accepted(name, &text));
         self.string(name)?.map(parse).transpose()
     }
 
     /// An optional list of strings.
     pub(super) fn strings(&mut self, name: &str) -> Result<Vec<String>, QmpError> {
-        let wrong = |expected| {
-            QmpError::generic(format!(
-                "Invalid parameter type for '{name}', expected: {expected}"
-            ))
-        };
         match self.0.remove(name) {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => items
                 .into_iter()
-                .map(|item| {
-                    item.as_str()
-                        .map(str::to_owned)
-                        .ok_or_else(|| wrong("string"))
+                .enumerate()
+                .map(|(n, item)| match item {
+                    Value::String(text) => Ok(text),
+                    _ => Err(wrong_type(&format!("{name}[{n}]"), "string")),
                 })
                 .collect(),
-            Some(_) => Err(wrong("array")),
+            Some(_) => Err(wrong_type(name, "array")),
+        }
+    }
+
+    /// An optional whole number.
+    pub(super) fn integer(&mut self, name: &str) -> Result<Option<i64>, QmpError> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(value) => match value.as_i64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(wrong_type(name, "integer")),
+            },
         }
     }
 
@@ -71,6 +71,19 @@ impl Arguments {
             ))),
         }
     }
+}
+
+fn wrong_type(name: &str, expected: &str) -> QmpError {
+    QmpError::generic(format!(
+        "Invalid parameter type for '{name}', expected: {expected}"
+    ))
+}
+
+/// A value that an enumeration does not have.
+pub(super) fn not_accepted(name: &str, value: &str) -> QmpError {
+    QmpError::generic(format!(
+        "Parameter '{name}' does not accept value '{value}'"
+    ))
 }
 
 /// A mandatory argument that was not given.

@@ -59,7 +59,15 @@ pub(super) async fn execute(machine: &Machine, request: Request) -> Result<Value
         }
         "human-monitor-command" => {
             let line = arguments.mandatory("command-line")?;
+            let cpu = arguments.integer("cpu-index")?;
             arguments.finish()?;
+            // The CPU that the line is about; none of the lines here is about one, but it must exist.
+            let cpus = machine.vm.vcpu_threads().len();
+            if cpu.is_some_and(|cpu| usize::try_from(cpu).map_or(true, |cpu| cpu >= cpus)) {
+                return Err(QmpError::generic(
+                    "Parameter 'cpu-index' expects a CPU number",
+                ));
+            }
             return monitor::execute(machine, &line).await.map(Value::String);
         }
         "qmp_capabilities" => {

@@ -35,6 +35,7 @@ impl Input {
         // An unfinished value is looked at again when it has doubled, or may be complete: QMP's clients end a value
         // with a line's end or a brace. Otherwise many small pieces of a long value would cost their square.
         let enough = self.bytes.len() >= self.incomplete.saturating_mul(2)
+            || self.bytes.len() > MAX_VALUE
             || matches!(self.bytes.last(), Some(b'}' | b']' | b'\n'));
         if self.bytes.is_empty() || self.bytes.len() == self.incomplete || !enough {
             return None;

@@ -10,7 +10,7 @@ use tokio::{
 use vmd_proto::v1::{Event, event::Kind};
 
 use super::{
-    arguments::Arguments,
+    arguments::{Arguments, not_accepted},
     commands,
     events::{self, WatchdogLimit},
     input::{Input, InputError},
@@ -34,10 +34,13 @@ pub(crate) async fn serve(
     mut reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
+    let newest = machine.daemon.events.newest();
     let mut session = Session {
+        events: Cursor::new(machine.daemon.clone(), newest),
         machine,
         writer,
-        events: None,
+        negotiated: false,
+        ended: false,
         watchdog: WatchdogLimit::default(),
     };
     session.send(&message::greeting()).await?;
@@ -68,13 +71,22 @@ pub(crate) async fn serve(
 struct Session<W> {
     machine: Machine,
     writer: W,
-    /// The client's place among the events, from its negotiation on.
-    events: Option<Cursor>,
+    /// The client's place among the events.
+    events: Cursor,
+    /// Before this, a client is sent no events, and events are not kept for it.
+    negotiated: bool,
+    /// The machine's end was among the events: it may run again by now, but this client's machine is gone.
+    ended: bool,
     watchdog: WatchdogLimit,
 }
 
 impl<W: AsyncWrite + Unpin> Session<W> {
     async fn request(&mut self, value: Result<Value, InputError>) -> io::Result<()> {
+        // What came before is not for a client that negotiates only now; and if that was the end, there is nothing to do.
+        self.send_events().await?;
+        if self.ended {
+            return Ok(());
+        }
         let (id, request) = match value {
             Ok(value) => message::parse(value),
             Err(InputError::Syntax(what)) => (
@@ -88,7 +100,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             }
         };
         let result = match request {
-            Ok(request) if self.events.is_none() => self.negotiate(request),
+            Ok(request) if !self.negotiated => self.negotiate(request),
             Ok(request) => commands::execute(&self.machine, request).await,
             Err(error) => Err(error),
         };
@@ -104,21 +116,26 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             ));
         }
         let mut arguments = Arguments::new(request.arguments);
-        if let Some(capability) = arguments.strings("enable")?.first() {
+        let enable = arguments.strings("enable")?;
+        // The only one that QEMU knows.
+        let mut names = enable.iter().enumerate();
+        if let Some((n, name)) = names.find(|(_, name)| *name != "oob") {
+            return Err(not_accepted(&format!("enable[{n}]"), name));
+        }
+        arguments.finish()?;
+        if let Some(capability) = enable.first() {
             return Err(QmpError::generic(format!(
                 "Capability {capability} not available"
             )));
         }
-        arguments.finish()?;
-        let newest = self.machine.daemon.events.newest();
-        self.events = Some(Cursor::new(self.machine.daemon.clone(), newest));
+        self.negotiated = true;
         Ok(json!({}))
     }
 
     /// Whether the machine has ended, and the client has all its events: then it is disconnected, as by the end of a
     /// QEMU process.
     async fn has_ended(&mut self) -> io::Result<bool> {
-        if self.machine.vm.status().end.is_none() {
+        if !self.ended && self.machine.vm.status().end.is_none() {
             return Ok(false);
         }
         // SHUTDOWN was in the log before the status said so.
@@ -129,9 +146,6 @@ impl<W: AsyncWrite + Unpin> Session<W> {
     /// Waits until there are events to send; false if there will be none any more.
     async fn more_events(&mut self) -> bool {
         let held = self.watchdog.due();
-        let Some(cursor) = &mut self.events else {
-            return std::future::pending().await;
-        };
         let held = async {
             match held {
                 Some(time) => sleep_until(time).await,
@@ -139,7 +153,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             }
         };
         tokio::select! {
-            more = cursor.changed() => more,
+            more = self.events.changed() => more,
             () = held => true,
         }
     }
@@ -152,17 +166,21 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         {
             self.send_event(&event).await?;
         }
-        loop {
-            let Some(cursor) = &mut self.events else {
-                return Ok(());
-            };
+        while !self.ended {
             // A client too slow for the log cannot be told so in QMP: it loses its connection, and knows.
-            let events = cursor.read().map_err(io::Error::other)?;
+            let events = self.events.read().map_err(io::Error::other)?;
             if events.is_empty() {
                 return Ok(());
             }
             for event in events {
                 if event.vm_id != self.machine.vm.record.id {
+                    continue;
+                }
+                if matches!(event.kind, Some(Kind::Ended(_))) {
+                    self.ended = true;
+                    return Ok(());
+                }
+                if !self.negotiated {
                     continue;
                 }
                 let event = match event.kind {
@@ -174,6 +192,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn send_event(&mut self, event: &Event) -> io::Result<()> {
