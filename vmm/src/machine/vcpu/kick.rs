@@ -36,6 +36,7 @@ use nix::{
     },
 };
 
+/// Checked when this is compiled.
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// The `immediate_exit` flag of one vCPU.
