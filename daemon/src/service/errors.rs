@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use nix::errno::Errno;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-use vmm::machine::BuildError;
+use vmm::{machine::BuildError, runstate::chain};
 
 use crate::{
     event_log::Lost,
-    vm::{CreateError, VmError, chain},
+    vm::{CreateError, VmError},
 };
 
 /// Of `google.rpc.ErrorInfo`.

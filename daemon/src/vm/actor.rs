@@ -18,7 +18,9 @@ use tokio::{
 };
 use tracing::{Instrument, error, info, info_span};
 use vmd_proto::v1::{Event, event::Kind};
-use vmm::runstate::{Command, CommandError, Failure, Flow, Refusal, RunState, journal::Ending};
+use vmm::runstate::{
+    Command, CommandError, Failure, Flow, Refusal, RunState, chain, journal::Ending,
+};
 
 use super::{
     End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle,
@@ -179,7 +181,7 @@ impl Actor {
         }
         let (refused, flow) = match turned {
             Ok(Ok(turned)) => turned,
-            Ok(Err(failure)) => return Err(self.fail(super::chain(&failure))),
+            Ok(Err(failure)) => return Err(self.fail(chain(&failure))),
             Err(panic) => return Err(self.fail(panic)),
         };
         match flow {

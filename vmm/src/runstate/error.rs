@@ -21,8 +21,8 @@ impl UnknownName {
     }
 }
 
-/// An error and what caused it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

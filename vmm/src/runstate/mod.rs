@@ -43,7 +43,7 @@ pub use action::{
 };
 pub use cause::{ShutdownCause, WakeupMask, WakeupReason};
 pub use command::Command;
-pub use error::{CommandError, Failure, IllegalTransition, Refusal, UnknownName};
+pub use error::{CommandError, Failure, IllegalTransition, Refusal, UnknownName, chain};
 pub use event::{Emitted, Event, GuestPanicAction};
 pub use handlers::{ChangeHandlers, Keep};
 pub use machine::Machine;
