@@ -181,6 +181,17 @@ fn vcpu_stops_at_once_for_some() {
 }
 
 #[test]
+fn a_suspend_that_is_ignored_takes_none_away() {
+    let mut rig = Rig::new(Running);
+    rig.raise([Request::Suspend]);
+    rig.requests.force_state(Suspended);
+    rig.raise([Request::Suspend]);
+    rig.pass();
+    let served = ["pause", "told suspend", "SUSPEND @suspended"];
+    assert_eq!(rig.trace(), served);
+}
+
+#[test]
 fn late_resets_are_dropped_and_counted() {
     for state in [SaveVm, Colo] {
         let mut rig = Rig::new(state);
