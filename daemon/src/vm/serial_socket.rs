@@ -42,8 +42,10 @@ async fn client(
     given: Arc<AtomicU64>,
 ) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
+    // Before its input is read: the answer to that is for this client, too, whoever is given it first.
+    let position = given.load(Ordering::Relaxed);
     tokio::select! {
-        result = to_client(writer, &console, &given) => result,
+        result = to_client(writer, &console, &given, position) => result,
         result = from_client(reader, &console) => result,
     }
 }
@@ -52,8 +54,8 @@ async fn to_client(
     mut writer: OwnedWriteHalf,
     console: &Console,
     given: &AtomicU64,
+    mut position: u64,
 ) -> io::Result<()> {
-    let mut position = given.load(Ordering::Relaxed);
     loop {
         // Looked at first: output that came before the end is sent.
         let closed = console.is_closed();
