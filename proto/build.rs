@@ -9,6 +9,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile(["vmd/v1/vm.proto"], ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(files)?;
+    // Maps in order: a message is encoded the same way each time.
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .compile_fds(files)?;
     Ok(())
 }

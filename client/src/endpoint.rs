@@ -6,7 +6,7 @@ use std::{
     env,
     ffi::OsString,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -19,23 +19,30 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// The address of a daemon.
 ///
-/// Written as `unix:PATH`, `unix:///PATH` (absolute) or `http://HOST:PORT`, where HOST is
-/// `localhost` or a loopback address. [`fmt::Display`] writes a form that reads back as the same
-/// value.
+/// Written as `unix:PATH`, `unix:///PATH` (absolute), `http://HOST:PORT`, where HOST is `localhost`
+/// or a loopback address, or `https://HOST:PORT`. [`fmt::Display`] writes a form that reads back as
+/// the same value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// A Unix socket at this path.
     Unix(PathBuf),
     /// TCP on a loopback address.
     Tcp(SocketAddr),
+    /// TCP with TLS, on any address.
+    Tls {
+        /// A host name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// Why an address cannot be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndpointError {
-    /// The text starts with neither `unix:` nor `http://`.
-    #[error("'{0}' is not an address: expected unix:PATH or http://HOST:PORT")]
+    /// The text starts with neither `unix:` nor `http://` nor `https://`.
+    #[error("'{0}' is not an address: expected unix:PATH, http://HOST:PORT or https://HOST:PORT")]
     Scheme(String),
     /// `unix:` without a path.
     #[error("'{0}' names no socket: expected unix:PATH")]
@@ -51,12 +58,13 @@ pub enum EndpointError {
     TooLong(usize),
     /// `http://` not followed by a host and a port.
     #[error(
-        "'{0}' is not an address: expected http://HOST:PORT, for example http://127.0.0.1:7070"
+        "'{0}' is not an address: expected HOST:PORT after the slashes, for example http://127.0.0.1:7070"
     )]
     HostPort(String),
     /// A TCP address that other hosts can reach.
     #[error(
-        "'{0}' is not a loopback address: TCP is served on 127.0.0.0/8, [::1] and localhost only"
+        "'{0}' is not a loopback address: without TLS only 127.0.0.0/8, [::1] and localhost are served; for others use \
+         https://HOST:PORT with certificates"
     )]
     NotLoopback(String),
     /// No default can be told: `XDG_RUNTIME_DIR` is not set to an absolute path.
@@ -108,7 +116,7 @@ impl Endpoint {
     pub fn unix_path(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls { .. } => None,
         }
     }
 }
@@ -118,6 +126,8 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Tls { host, port } if host.contains(':') => write!(f, "https://[{host}]:{port}"),
+            Self::Tls { host, port } => write!(f, "https://{host}:{port}"),
         }
     }
 }
@@ -136,6 +146,11 @@ impl FromStr for Endpoint {
                 return Err(EndpointError::NoPath(text.to_owned()));
             }
             return Self::unix(path);
+        }
+        if let Some(rest) = text.strip_prefix("https://") {
+            let (host, port) = host_and_port(rest.strip_suffix('/').unwrap_or(rest))
+                .ok_or_else(|| EndpointError::HostPort(text.to_owned()))?;
+            return Ok(Self::Tls { host, port });
         }
         let Some(rest) = text.strip_prefix("http://") else {
             return Err(EndpointError::Scheme(text.to_owned()));
@@ -161,6 +176,19 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
+/// Reads `HOST:PORT`, where HOST is a name, an IPv4 address, or an IPv6 address in brackets.
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    if let Some(address) = host.strip_prefix('[') {
+        let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
+        return Some((address.to_string(), port));
+    }
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_host = !host.is_empty() && host.bytes().all(good);
+    is_host.then(|| (host.to_owned(), port))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +207,9 @@ mod tests {
             ("http://127.8.0.1:0/", "http://127.8.0.1:0"),
             ("http://[::1]:7070", "http://[::1]:7070"),
             ("http://localhost:7070", "http://127.0.0.1:7070"),
+            ("https://vm.example.org:7443", "https://vm.example.org:7443"),
+            ("https://192.0.2.1:1/", "https://192.0.2.1:1"),
+            ("https://[2001:db8::1]:1", "https://[2001:db8::1]:1"),
         ] {
             let endpoint = parse(text).unwrap();
             assert_eq!(endpoint.to_string(), shown);
@@ -191,7 +222,16 @@ mod tests {
         use EndpointError as E;
         assert!(matches!(parse(""), Err(E::Scheme(_))));
         assert!(matches!(parse("/run/a.sock"), Err(E::Scheme(_))));
-        assert!(matches!(parse("https://127.0.0.1:1"), Err(E::Scheme(_))));
+        for bad in [
+            "https://",
+            "https://host",
+            "https://host:x",
+            "https://:1",
+            "https://a:b:1",
+            "https://a/b:1",
+        ] {
+            assert!(matches!(parse(bad), Err(E::HostPort(_))), "{bad}");
+        }
         assert!(matches!(parse("unix:"), Err(E::NoPath(_))));
         assert!(matches!(parse("unix://a.sock"), Err(E::Authority(_))));
         assert!(matches!(parse("unix:/a\0b"), Err(E::Nul)));

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, error::Error as StdError, fmt, io};
 
 use nix::errno::Errno;
 use thiserror::Error;
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-use crate::{Endpoint, names::Spelled, v1};
+use crate::{Endpoint, TlsError, names::Spelled, v1};
 
 /// Why a call did not do what was asked.
 #[derive(Debug, Error)]
@@ -22,9 +22,16 @@ pub enum Error {
         /// The operating system's or the connection's error.
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// The files for TLS are missing, or cannot be used.
+    #[error("{0}")]
+    Tls(Box<TlsError>),
     /// The daemon answered, and said no.
     #[error("{0}")]
     Refused(Box<Refusal>),
+    /// The call was not answered in the time that it was given. What the daemon had begun goes on: repeat the call, or
+    /// look at the machine.
+    #[error("the daemon did not answer in time")]
+    Deadline,
     /// The machine waited for does not exist, or was deleted meanwhile.
     #[error("there is no machine '{name}'")]
     Gone {
@@ -78,6 +85,9 @@ pub struct Lost {
 impl Error {
     /// Sorts a status of a call to `endpoint`.
     pub(crate) fn from_status(endpoint: &Endpoint, status: Status) -> Self {
+        if is_too_late(&status) {
+            return Self::Deadline;
+        }
         if broke(&status) {
             return Self::Unreachable {
                 endpoint: endpoint.clone(),
@@ -163,6 +173,13 @@ impl fmt::Display for Refusal {
         }
         Ok(())
     }
+}
+
+/// True if the time of the call was over, here or there.
+fn is_too_late(status: &Status) -> bool {
+    let source = StdError::source(status);
+    status.code() == Code::DeadlineExceeded
+        || source.is_some_and(|source| chain(source).any(|at| at.is::<TimeoutExpired>()))
 }
 
 /// True if the status was made on this side because the connection failed. What the daemon sends

@@ -33,7 +33,9 @@ mod endpoint;
 mod error;
 mod feed;
 pub mod json;
+pub mod man;
 pub mod names;
+mod tls;
 mod transport;
 mod wait;
 
@@ -42,5 +44,6 @@ pub use console::{ByteInput, ConsoleOutput, InputClosed};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Error, FieldViolation, Lost, Refusal};
 pub use feed::{EventStream, Feed, RecordStream, VmStream};
+pub use tls::{TlsError, TlsFiles};
 /// The generated messages of package `vmd.v1`.
 pub use vmd_proto::v1;

@@ -4,10 +4,11 @@ use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::transport::{Channel, Endpoint as Target, Uri};
 use tower::service_fn;
 
-use crate::{Endpoint, Error};
+use crate::{Endpoint, Error, TlsError, TlsFiles};
 
 /// How long the socket may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,7 +21,7 @@ const STREAM_WINDOW: u32 = 16 << 10;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// Connects now; the channel connects again by itself should the connection break later.
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
+pub(crate) async fn connect(endpoint: &Endpoint, tls: Option<&TlsFiles>) -> Result<Channel, Error> {
     let unreachable = |source: tonic::transport::Error| Error::Unreachable {
         endpoint: endpoint.clone(),
         source: Box::new(source),
@@ -48,6 +49,21 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
             });
             target.connect_with_connector(connector).await
         }
+        Endpoint::Tls { host, port } => {
+            let unusable = |source| Error::Tls(Box::new(source));
+            let files = tls.ok_or(TlsError::NoFiles).map_err(unusable)?;
+            let tls = TlsConnector::from(files.load().map_err(unusable)?);
+            let connector = service_fn(move |_: Uri| {
+                let (tls, host) = (tls.clone(), host.clone());
+                async move {
+                    let stream = TcpStream::connect((host.as_str(), port)).await?;
+                    stream.set_nodelay(true)?;
+                    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+                    tls.connect(name, stream).await.map(TokioIo::new)
+                }
+            });
+            target.connect_with_connector(connector).await
+        }
     };
     channel.map_err(unreachable)
 }
@@ -57,5 +73,7 @@ fn authority(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Unix(_) => "http://localhost".to_owned(),
         Endpoint::Tcp(address) => format!("http://{address}"),
+        // The scheme would have tonic ask for TLS of its own.
+        Endpoint::Tls { .. } => endpoint.to_string().replacen("https", "http", 1),
     }
 }

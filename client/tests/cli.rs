@@ -2,6 +2,8 @@
 // Clippy's exception for tests does not see helpers outside of `#[test]` functions.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::process::{Command, Output};
 
 fn vmctl(args: &[&str]) -> Output {
@@ -47,8 +49,20 @@ fn a_wrong_command_line_exits_2_and_says_what_is_wrong() {
         (&["create", "a", "--memory", "99999999T"], "does not fit"),
         (&["create", "a", "--vcpus", "-1"], "-1"),
         (&["create", "a", "--serial", "/tmp/s"], "expected unix:PATH"),
+        (&["run", "a", "--paused"], "--paused"),
+        (&["run", "a", "b"], "'b'"),
+        (&["run", "--initrd", "i"], "--kernel"),
+        (&["run", "--kernel", "k", "--firmware", "f"], "--firmware"),
+        (&["run", "--action", "panic=poweroff"], "does not accept"),
+        (&["disk", "resize", "a"], "DISK"),
+        (&["disk", "resize", "a", "d0", "1.5G"], "expected bytes"),
+        (&["disk", "add", "a", "disk.img,ro"], "'ro' is none of"),
+        (&["disk", "remove", "a"], "DISK"),
         (&["events", ""], "NAME"),
-        (&["events", "--since", "x"], "--since"),
+        (&["events", "--since", "x"], "an event's number, or last"),
+        (&["events", "--color", "blue"], "always"),
+        (&["apply"], "--file"),
+        (&["logs", "a", "--tail", "x"], "--tail"),
         (&["wait", "a"], "--state"),
         (&["wait", "a", "--state", "happy"], "guest-panicked"),
         (
@@ -83,6 +97,7 @@ fn an_unreachable_daemon_exits_3_and_says_what_to_do() {
         &["stop", "a", "b"],
         &["events", "--follow"],
         &["console", "a"],
+        &["run"],
     ] {
         let output = vmctl(&[&["--server", &nowhere], args].concat());
         assert_eq!(output.status.code(), Some(3), "{args:?}");
@@ -118,22 +133,110 @@ fn help_tells_exit_codes_environment_and_examples() {
     ] {
         assert!(stdout(&output).contains(part), "{part}");
     }
-    let commands = "create ls status cont stop reset powerdown wakeup nmi quit start rm set-action \
-                    events wait record replay console completions";
+    let commands = "create run ls status cont stop reset powerdown wakeup nmi quit start rm set-action \
+                    apply top logs events wait record replay console completions";
     for command in commands.split_whitespace() {
         let output = vmctl(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
         assert!(stdout(&output).contains("Usage: vmctl"), "{command}");
     }
+    let run = stdout(&vmctl(&["run", "--help"]));
+    for part in ["Ctrl-]", "--keep", "Exit codes:", "  10  ", "--kernel"] {
+        assert!(run.contains(part), "{part}");
+    }
     assert!(stdout(&vmctl(&["--version"])).starts_with("vmctl "));
 }
 
 #[test]
-fn completions_know_the_commands_and_states() {
+fn completions_ask_vmctl_itself() {
     for shell in ["bash", "zsh", "fish"] {
         let output = vmctl(&["completions", shell]);
         assert!(output.status.success(), "{shell}");
-        assert!(stdout(&output).contains("set-action"), "{shell}");
-        assert!(stdout(&output).contains("guest-panicked"), "{shell}");
+        let script = stdout(&output);
+        assert!(
+            script.contains("COMPLETE") && script.contains("vmctl"),
+            "{shell}"
+        );
+    }
+}
+
+/// What fish would be offered after these words.
+fn candidates(server: &str, words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_vmctl"))
+        .env("COMPLETE", "fish")
+        .env("VMD_SERVER", server)
+        .args([&["--", "vmctl"], words].concat())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    assert_eq!(stderr(&output), "", "{words:?}");
+    stdout(&output)
+}
+
+#[test]
+fn completions_know_commands_states_and_machines() {
+    let fake = support::Fake::start();
+    let server = fake.endpoint().to_string();
+    let begins = |words: &[&str], text: &str| candidates(&server, words).starts_with(text);
+    assert!(begins(&["set-"], "set-action\t"));
+    assert!(begins(&["wait", "a", "--state", "guest"], "guest-panicked"));
+    assert!(begins(&["stop", ""], "a\trunning\nended\t"));
+    assert!(begins(&["stop", "a", "en"], "ended\t"));
+    assert!(begins(&["disk", "remove", "a"], "a\trunning\n"));
+    // A new machine's name is none of those.
+    assert!(begins(&["create", "a"], ""));
+    assert!(!begins(&["create", "a"], "a\t"));
+    // Silent without a daemon.
+    assert!(!candidates("unix:/nonexistent/s", &["stop", ""]).contains("running"));
+    let elsewhere = format!("--server={server}");
+    assert!(candidates("unix:/nonexistent/s", &[&elsewhere, "stop", "a"]).starts_with("a\t"));
+}
+
+/// The commands that `--help` tells of.
+fn commands() -> Vec<String> {
+    let help = stdout(&vmctl(&["--help"]));
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| line.split_whitespace().next());
+    let commands: Vec<_> = commands.map(str::to_owned).collect();
+    assert!(commands.iter().any(|command| command == "create"));
+    commands
+}
+
+#[test]
+fn completions_name_every_command() {
+    for command in commands() {
+        let offered = candidates("unix:/nonexistent/s", &[&command]);
+        assert!(offered.starts_with(&format!("{command}\t")), "{offered}");
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("man1");
+    let output = vmctl(&["man", pages.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let commands = commands();
+    let commands: Vec<_> = commands.iter().filter(|name| *name != "help").collect();
+    let written = std::fs::read_dir(&pages).unwrap().count();
+    assert!(written > commands.len());
+    for command in commands {
+        let page = std::fs::read_to_string(pages.join(format!("vmctl-{command}.1"))).unwrap();
+        for section in ["NAME", "SYNOPSIS", "OPTIONS"] {
+            assert!(
+                page.contains(&format!(".SH {section}")),
+                "{command}: {section}"
+            );
+        }
+    }
+    // Where there is a man, it reads them.
+    let mut man = Command::new("man");
+    man.args(["--warnings", "-l"])
+        .arg(pages.join("vmctl-events.1"));
+    if let Ok(shown) = man.env("LC_ALL", "C").env("MANPAGER", "cat").output() {
+        assert!(shown.status.success(), "{shown:?}");
+        assert_eq!(stderr(&shown), "");
+        assert!(stdout(&shown).contains("EXAMPLES"));
     }
 }

@@ -1,13 +1,27 @@
 //! The daemon object: what all machines share, and how they all end.
 
-use std::{sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 use vmm::{machine::Host, runstate::Command};
 
-use crate::{event_log::EventLog, reaper::Reaper, registry::Registry, vm::VmHandle};
+use crate::{
+    access::Access,
+    config::Config,
+    event_log::EventLog,
+    metrics::Metrics,
+    reaper::Reaper,
+    registry::Registry,
+    vm::{Images, OpenDisk, VmHandle},
+};
+
+/// Machines that their policies start at the same time.
+const RESTARTS: usize = 16;
 
 /// What all machines of one daemon share.
 pub struct Daemon {
@@ -16,12 +30,32 @@ pub struct Daemon {
     /// The host's memory, in bytes.
     pub host_memory: u64,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) events: EventLog,
+    pub(crate) events: Arc<EventLog>,
+    /// The audit trail: a log of its own.
+    pub(crate) audit: EventLog,
+    /// Who may do what.
+    pub(crate) access: Arc<Access>,
     pub(crate) reaper: Reaper,
+    /// The kernels and RAM disks that machines use.
+    pub(crate) images: Arc<Images>,
+    /// How disks are opened.
+    pub(crate) open_disk: OpenDisk,
+    /// Machines' sockets that have clients, or may get some.
+    pub(crate) clients: TaskTracker,
+    /// Calls under way whose answers are kept.
+    pub(crate) calls: TaskTracker,
     pub(crate) actors: TaskTracker,
     /// Creations under way.
     pub(crate) creations: TaskTracker,
+    /// Restarts by policy under way: all may be due at the same time.
+    pub(crate) restarts: Semaphore,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
     ending: watch::Sender<bool>,
+    /// How long a guest that is to end has until its power button is pressed again; zero: that is not.
+    press_interval: Duration,
+    /// Cancelled when the guests get no more time.
+    hurry: CancellationToken,
     /// Cancelled when all machines have ended and their last events are in the log.
     pub(crate) ended: CancellationToken,
 }
@@ -29,15 +63,41 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon without machines, on a host with `host_memory` bytes, that keeps `events_kept` events.
     pub fn new(host: Host, host_memory: u64, events_kept: usize) -> Arc<Self> {
+        let config = Config {
+            events_kept,
+            ..Config::default()
+        };
+        let events = EventLog::new(events_kept);
+        Self::with_config(host, host_memory, &config, Arc::default(), events)
+    }
+
+    /// One that is as `config` says; `access` is its part of that. Its events go to `events`.
+    pub fn with_config(
+        host: Host,
+        host_memory: u64,
+        config: &Config,
+        access: Arc<Access>,
+        events: EventLog,
+    ) -> Arc<Self> {
         Arc::new(Self {
             host: Arc::new(host),
             host_memory,
             registry: Arc::default(),
-            events: EventLog::new(events_kept),
+            events: Arc::new(events),
+            audit: EventLog::new(config.events_kept),
+            access,
             reaper: Reaper::default(),
+            images: Arc::default(),
+            open_disk: config.open_disk.clone(),
+            clients: TaskTracker::new(),
+            calls: TaskTracker::new(),
             actors: TaskTracker::new(),
             creations: TaskTracker::new(),
+            restarts: Semaphore::new(RESTARTS),
+            metrics: Metrics::default(),
             ending: watch::Sender::new(false),
+            press_interval: config.grace_press_interval,
+            hurry: CancellationToken::new(),
             ended: CancellationToken::new(),
         })
     }
@@ -57,8 +117,20 @@ impl Daemon {
         self.reaper.pending()
     }
 
-    /// Ends every machine and waits until nothing is left of them: the power button and `grace` for the guests to
-    /// obey, if that is not zero, then `host-signal` (spec, section 11).
+    /// How many machines there are: those that have not ended, and those that have.
+    pub fn machines(&self) -> (usize, usize) {
+        let vms = self.registry.list();
+        let live = vms.iter().filter(|vm| vm.status().end.is_none()).count();
+        (live, vms.len() - live)
+    }
+
+    /// From now on guests get no time to end by themselves.
+    pub fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
+    /// Ends every machine and waits until nothing is left of them: the power button, pressed again and again, and
+    /// `grace` for the guests to obey, if that is not zero, then `host-signal` (spec, section 11).
     pub async fn end(&self, grace: Duration) {
         self.ending.send_replace(true);
         // A creation that began before sees its machine ended here; one that begins now is refused.
@@ -69,23 +141,50 @@ impl Daemon {
         let vms: Vec<_> = self.registry.list().into_iter().filter(live).collect();
         info!(machines = vms.len(), "ending");
         if !grace.is_zero() {
-            each(&vms, Command::SystemPowerdown).await;
-            let all_ended = async {
-                for vm in &vms {
-                    vm.ended().await;
-                }
-            };
             // Those that are left get no more time.
-            let _ = timeout(grace, all_ended).await;
+            let _ = timeout(grace, self.power_off(&vms)).await;
         }
         // All of them: one that had ended may be on its way to a new start.
         each(&self.registry.list(), Command::Kill).await;
+        // A reader gets the last events before its stream ends.
+        self.events.settle().await;
         // The actors end; the registry stays as it is for the streams that still tell of it.
         self.ended.cancel();
 
         self.actors.close();
         self.actors.wait().await;
         self.reaper.finish().await;
+        // Those of the machines' sockets are being sent the last of it.
+        self.clients.close();
+        self.clients.wait().await;
+        // Nothing that they wait for is left.
+        self.calls.close();
+        self.calls.wait().await;
+        self.events.close().await;
+    }
+
+    /// Presses the power buttons of `vms` until all have ended, or there is no time for that.
+    async fn power_off(&self, vms: &[Arc<VmHandle>]) {
+        let all_ended = async {
+            for vm in vms {
+                vm.ended().await;
+            }
+        };
+        let press = async {
+            loop {
+                // One that has ended has no button any more.
+                each(vms, Command::SystemPowerdown).await;
+                if self.press_interval.is_zero() {
+                    future::pending::<()>().await;
+                }
+                sleep(self.press_interval).await;
+            }
+        };
+        tokio::select! {
+            () = all_ended => {}
+            () = press => {}
+            () = self.hurry.cancelled() => info!("the guests get no more time"),
+        }
     }
 }
 

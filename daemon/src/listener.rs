@@ -23,8 +23,14 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::{Instrument, Span, debug, warn};
+use vmm::place::Place;
+
+use crate::access::Beneath;
 
 /// A listening Unix socket whose file goes with it.
 pub struct UnixSocket {
@@ -33,18 +39,24 @@ pub struct UnixSocket {
 }
 
 /// The file of a socket: removed when this is dropped.
-pub struct SocketFile(PathBuf);
+pub struct SocketFile(Place);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // It may have been removed by others.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(self.0.path());
     }
 }
 
 impl UnixSocket {
     /// Listens at `path`, reachable by this user only. A socket that nobody listens at any more is replaced.
     pub fn bind(path: &Path) -> io::Result<Self> {
+        Self::bind_at(path.into())
+    }
+
+    /// The same at a place.
+    pub fn bind_at(place: Place) -> io::Result<Self> {
+        let path = place.path();
         let address = UnixAddr::new(path)?;
         let bind = || -> io::Result<OwnedFd> {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -61,7 +73,7 @@ impl UnixSocket {
             }
             other => other,
         }?;
-        let file = SocketFile(path.to_owned());
+        let file = SocketFile(place);
         socket::listen(&socket, Backlog::MAXCONN)?;
         let listener = UnixListener::from_std(socket.into())?;
         Ok(Self { listener, file })
@@ -84,21 +96,22 @@ pub struct SocketServer {
 const LINGER: Duration = Duration::from_secs(5);
 
 impl SocketServer {
-    /// Listens at `path` and has `serve` serve each client.
+    /// Listens at `path` and has `serve` serve each client. `serve` is dropped when no client is left; `clients` is done
+    /// then, too.
     pub fn open<F>(
+        clients: &TaskTracker,
+        paths: &Beneath,
         path: &Path,
         serve: impl Fn(UnixStream) -> F + Send + 'static,
     ) -> Result<Self, SocketError>
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let socket = UnixSocket::bind(path).map_err(|source| SocketError {
-            path: path.to_owned(),
-            source,
-        })?;
+        let socket = paths.make(path).and_then(UnixSocket::bind_at);
+        let socket = socket.map_err(|source| SocketError::new(path, source))?;
         let (listener, file) = socket.into_parts();
         let stop = CancellationToken::new();
-        tokio::spawn(accept(listener, stop.clone(), serve).instrument(Span::current()));
+        clients.spawn(accept(listener, stop.clone(), serve).instrument(Span::current()));
         Ok(Self {
             _stop: stop.drop_guard(),
             _file: file,
@@ -112,6 +125,19 @@ impl SocketServer {
 pub struct SocketError {
     path: PathBuf,
     source: io::Error,
+}
+
+impl SocketError {
+    /// That at `path` cannot.
+    pub fn new(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Self { path, source }
+    }
+
+    /// Why.
+    pub(crate) fn io(&self) -> &io::Error {
+        &self.source
+    }
 }
 
 async fn accept<F>(listener: UnixListener, stop: CancellationToken, serve: impl Fn(UnixStream) -> F)
@@ -150,12 +176,14 @@ where
     .await;
 }
 
-/// Makes the directory that `path` is in, for this user only, unless it exists.
-pub fn make_parent(path: &Path) -> io::Result<()> {
+/// Makes the directory that `path` is in, unless it exists: for this user only or, if it is `shared`, so that others can
+/// open what they know the name of.
+pub fn make_parent(path: &Path, shared: bool) -> io::Result<()> {
+    let mode = if shared { 0o711 } else { 0o700 };
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(mode)
             .create(parent),
         _ => Ok(()),
     }

@@ -1,15 +1,17 @@
 //! `vmd`: hosts KVM virtual machines.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{future, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
+use tokio::sync::oneshot;
 use vmctl::Endpoint;
 use vmd::{
-    demo,
-    event_log::DEFAULT_CAPACITY,
-    logging::{self, Format},
-    server::{self, Config, ServeError, Signals},
+    config::{DEFAULT_FILE, LogFormat, Overrides, Source, parse_metrics},
+    demo, logging,
+    server::{self, ServeError, Signals},
+    store::parse_age,
+    systemd::{Manager, Sockets},
 };
 
 /// How long a thread that built or closed a machine waits for another. Two hundred created at once leave as many threads,
@@ -30,21 +32,37 @@ Machines are driven with vmctl, or by any gRPC client (service vmd.v1.VmService,
 Environment:
   VMD_LISTEN  where to listen, unless --listen says so; several separated by commas
   VMD_LOG     what to log, as in `VMD_LOG=debug` or `VMD_LOG=info,vmm=trace`
+  As systemd sets them: NOTIFY_SOCKET and WATCHDOG_USEC (the service manager is told of start, reload, end and machines,
+  and that the daemon is alive); LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES (sockets to listen on, instead of --listen)
 
 Exit status: 0 ended as asked, 1 failed, 2 wrong usage.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the daemon until SIGTERM, SIGINT or SIGHUP.
+    /// Run the daemon until SIGTERM or SIGINT, of which a second one cuts --grace short; SIGHUP reloads its configuration
+    /// file, or ends it if it has none.
     Serve(Serve),
+    /// Look at a configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Run the demonstration: a daemon of its own, a guest, and each of its lifecycle events.
     Demo,
+    /// Write manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory; it is made if need be.
+        directory: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
 struct Serve {
-    /// Where to listen: unix:PATH, or http://HOST:PORT on a loopback address. May be given several times. Default:
-    /// unix:$XDG_RUNTIME_DIR/vmd/vmd.sock, for root unix:/run/vmd/vmd.sock.
+    /// The configuration file; what is given here as well wins over it. Default: for root /etc/vmd/vmd.toml, if it is
+    /// there; else none.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen: unix:PATH, http://HOST:PORT on a loopback address, or https://HOST:PORT. May be given several
+    /// times. Default: unix:$XDG_RUNTIME_DIR/vmd/vmd.sock, for root unix:/run/vmd/vmd.sock.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -52,30 +70,69 @@ struct Serve {
         value_delimiter = ','
     )]
     listen: Vec<Endpoint>,
-    /// The daemon's own directory; made if need be, and locked against a second daemon. Default: none is used.
+    /// Where to serve metrics for Prometheus, at /metrics: unix:PATH, or http://HOST:PORT on a loopback address. Whoever can
+    /// connect there can read them. Default: nowhere.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_metrics)]
+    metrics: Option<Endpoint>,
+    /// The daemon's own directory, where machines and events are kept; made if need be, and locked against a second daemon.
+    /// Default: none, everything is in memory.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// How many events to keep for clients that come back.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_CAPACITY)]
-    events_kept: usize,
-    /// When the daemon is ended, press the guests' power buttons and give them this long before they are ended.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    grace: u64,
-    /// How log lines look.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
+    /// How many events to keep for clients that come back. Default: 65536.
+    #[arg(long, value_name = "N")]
+    events_kept: Option<usize>,
+    /// Forget events that are older, such as 36h or 7d; only with --data-dir. Default: they are kept at any age.
+    #[arg(long, value_name = "TIME", requires = "data_dir", value_parser = parse_age)]
+    events_max_age: Option<Duration>,
+    /// When the daemon is ended, press the guests' power buttons and give them this long before they are ended. Default: 0.
+    #[arg(long, value_name = "SECONDS")]
+    grace: Option<u64>,
+    /// Press them again and again within that time, so long after the last press; 0: press them once. Default: 5.
+    #[arg(long, value_name = "SECONDS")]
+    grace_press_interval: Option<u64>,
+    /// How log lines look. Default: text.
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file: says OK, or what is wrong with file, line and key.
+    Check {
+        /// The file. Default: /etc/vmd/vmd.toml
+        file: Option<PathBuf>,
+    },
+}
+
+impl Serve {
+    /// Where its configuration comes from, if it listens on these sockets.
+    fn source(self, sockets: &Sockets) -> Source {
+        let arguments = self;
+        Source {
+            file: Source::file_for_user(arguments.config),
+            overrides: Overrides {
+                given: sockets.endpoints(),
+                listen: arguments.listen,
+                data_dir: arguments.data_dir,
+                metrics: arguments.metrics,
+                events_kept: arguments.events_kept,
+                events_max_age: arguments.events_max_age,
+                grace: arguments.grace.map(Duration::from_secs),
+                grace_press_interval: arguments.grace_press_interval.map(Duration::from_secs),
+                log_format: arguments.log_format,
+                log_filter: std::env::var("VMD_LOG").ok(),
+            },
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // While there is but one thread.
+    let sockets = match Sockets::from_env() {
+        Ok(sockets) => sockets,
+        Err(error) => return failed(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_keep_alive(HELPERS_KEPT)
@@ -85,9 +142,17 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let result = match cli.command {
-        Command::Serve(arguments) => runtime.block_on(serve(arguments)).map_err(|e| failed(&e)),
+        Command::Serve(arguments) => runtime
+            .block_on(serve(arguments.source(&sockets), sockets))
+            .map_err(|error| failed(&error)),
+        Command::Config(ConfigCommand::Check { file }) => {
+            check(file).map_err(|error| failed(&error))
+        }
         Command::Demo => runtime
             .block_on(demo::run())
+            .map_err(|error| failed(&error)),
+        Command::Man { directory } => vmctl::man::write(Cli::command(), &directory)
+            .map(drop)
             .map_err(|error| failed(&error)),
     };
     match result {
@@ -96,25 +161,45 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(arguments: Serve) -> Result<(), ServeError> {
-    let format = match arguments.log_format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-    };
-    logging::start(format, "info");
+async fn serve(source: Source, sockets: Sockets) -> Result<(), ServeError> {
+    let config = source.load()?;
+    let log = logging::start(config.log_format, &config.log_filter);
+    let grace = config.grace;
     let mut signals = Signals::new()?;
-    let listen = if arguments.listen.is_empty() {
-        vec![Endpoint::default_for_user()?]
-    } else {
-        arguments.listen
+    let bound = server::bind_given(config.clone(), sockets).await?;
+    let mut reload = source
+        .file
+        .is_some()
+        .then(|| bound.reload(source, config, log));
+    let mut manager = Manager::default();
+    let daemon = bound.daemon().clone();
+    let (end, ended) = oneshot::channel::<()>();
+    let follow = async {
+        manager.ready(daemon.clone());
+        signals.end(reload.as_mut(), &manager).await;
+        manager.stopping(grace);
+        drop(end);
+        signals.again().await;
+        daemon.hurry();
+        future::pending().await
     };
-    let config = Config {
-        listen,
-        data_dir: arguments.data_dir,
-        events_kept: arguments.events_kept,
-        grace: Duration::from_secs(arguments.grace),
+    tokio::select! {
+        // First, so that it serves when that is told.
+        biased;
+        served = bound.serve(async { drop(ended.await) }) => served,
+        never = follow => never,
+    }
+}
+
+fn check(file: Option<PathBuf>) -> Result<(), ServeError> {
+    let file = file.unwrap_or_else(|| DEFAULT_FILE.into());
+    let source = Source {
+        file: Some(file.clone()),
+        ..Source::default()
     };
-    server::bind(config).await?.serve(signals.received()).await
+    source.load()?.check_files()?;
+    println!("{}: OK", file.display());
+    Ok(())
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::{sync::Semaphore, task};
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
 /// Machines closed at the same time.
 const PARALLEL: usize = 16;
@@ -30,11 +31,12 @@ impl Reaper {
     /// Drops `machine` soon, on a thread where that may block.
     pub(crate) fn close(&self, machine: impl Send + 'static) {
         let permits = self.permits.clone();
+        let span = Span::current();
         self.tasks.spawn(async move {
             // The semaphore is never closed; without a permit it is dropped all the same.
             let _permit = permits.acquire_owned().await;
             // A panic while dropping is that machine's alone.
-            let _ = task::spawn_blocking(move || drop(machine)).await;
+            let _ = task::spawn_blocking(move || span.in_scope(|| drop(machine))).await;
         });
     }
 

@@ -1,15 +1,16 @@
 //! The daemon's way from start to end.
 //!
 //! ```text
-//!   open KVM -> take the data directory -> listen -> serve ... SIGTERM, SIGINT, SIGHUP -> machines end -> streams end
+//!   open KVM -> take the data directory, open its store -> listen -> show the store's machines
+//!            -> serve ... SIGTERM, SIGINT -> machines end -> streams end -> the store is closed
 //! ```
 //! While the machines end, calls are still answered and streams still carry their last events.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,12 +22,13 @@ use nix::{
         resource::{Resource, getrlimit, setrlimit},
         sysinfo::sysinfo,
     },
+    unistd::chown,
 };
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
+    task::{self, JoinSet, block_in_place},
     time::timeout,
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -35,38 +37,40 @@ use tonic::{service::Routes, transport::Server};
 use tonic_health::server::HealthReporter;
 use tonic_reflection::pb;
 use tracing::{info, warn};
-use vmctl::{Endpoint, EndpointError};
+use vmctl::Endpoint;
 use vmd_proto::v1::vm_service_server::VmServiceServer;
 use vmm::machine::{Host, HostError};
 
+pub use crate::config::Config;
 use crate::{
-    Daemon,
+    Daemon, Reload,
+    access::{Access, AccessError, Entrance, GuardLayer, incoming},
+    config::{ConfigError, FileMode, Group, Listen, Source},
+    event_log::{EventLog, WINDOW},
     listener::{SocketFile, UnixSocket, make_parent},
-    service::Service,
+    logging::LogFilter,
+    metrics::{self, CallLayer},
+    recovery,
+    service::{Service, deadline},
+    store::{Contents, Retention, Store, StoreError},
+    systemd::{Given, Manager, Sockets, SocketsError},
 };
 
 /// How long clients have at the end to take what was sent to them.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How a daemon is set up.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where it listens; at least one.
-    pub listen: Vec<Endpoint>,
-    /// Its own directory, which no other daemon may use at the same time.
-    pub data_dir: Option<PathBuf>,
-    /// How many events it keeps.
-    pub events_kept: usize,
-    /// How long guests get to obey the power button when the daemon ends.
-    pub grace: Duration,
-}
-
 /// Why a daemon cannot be started, or could not go on.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// There is no address to listen at.
-    #[error("no default address: {0}")]
-    Endpoint(#[from] EndpointError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A socket that the daemon was started with.
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+    /// What the configuration names.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// KVM.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -84,6 +88,12 @@ pub enum ServeError {
     /// Another daemon has the data directory.
     #[error("the data directory {} is in use by another vmd", .0.display())]
     DataDirInUse(PathBuf),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store could not be read for another reason.
+    #[error("the store: {0}")]
+    StoreInterrupted(#[from] tokio::task::JoinError),
     /// An address cannot be listened at.
     #[error("cannot listen at {endpoint}: {source}")]
     Listen {
@@ -117,17 +127,31 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 pub struct Bound {
     daemon: Arc<Daemon>,
     listeners: Vec<Listener>,
+    metrics: Option<Listener>,
     grace: Duration,
     /// Locked as long as it is open.
     _data_dir: Option<Flock<File>>,
 }
 
-enum Listener {
-    Unix(UnixListener, SocketFile),
-    Tcp(TcpListener),
+struct Listener {
+    entrance: Entrance,
+    /// Of a Unix socket.
+    file: Option<SocketFile>,
 }
 
-/// SIGTERM, SIGINT and SIGHUP: each ends the daemon (spec, section 11).
+impl Listener {
+    /// Where it listens, if that is TCP.
+    fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.entrance {
+            Entrance::Plaintext(listener, _) | Entrance::Tls(listener) => {
+                listener.local_addr().ok()
+            }
+            Entrance::Unix(_) => None,
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, which end the daemon (spec, section 11). So does SIGHUP, unless there is something to reload.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -145,40 +169,83 @@ impl Signals {
         })
     }
 
-    /// Waits for one of them.
-    pub async fn received(&mut self) {
+    /// Waits for one that ends the daemon; `reload` is told of each SIGHUP, and `manager` of the reload. On a runtime with
+    /// threads.
+    pub async fn end(&mut self, mut reload: Option<&mut Reload>, manager: &Manager) {
+        let kind = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break SignalKind::terminate(),
+                _ = self.interrupt.recv() => break SignalKind::interrupt(),
+                _ = self.hangup.recv() => match &mut reload {
+                    // It reads files.
+                    Some(reload) => {
+                        let _told = manager.reloading();
+                        block_in_place(|| reload.now());
+                    }
+                    None => break SignalKind::hangup(),
+                },
+            }
+        };
+        // QEMU's text, without a sender: that is not told here.
+        info!("terminating on signal {}", kind.as_raw_value());
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    pub async fn again(&mut self) {
         tokio::select! {
-            _ = self.terminate.recv() => info!("SIGTERM"),
-            _ = self.interrupt.recv() => info!("SIGINT"),
-            _ = self.hangup.recv() => info!("SIGHUP"),
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
 
 /// Gets everything that can fail out of the way: clients can connect when this returns.
 pub async fn bind(config: Config) -> Result<Bound, ServeError> {
+    bind_given(config, Sockets::default()).await
+}
+
+/// The same; where one of the `sockets` listens already, that is used.
+pub async fn bind_given(config: Config, mut sockets: Sockets) -> Result<Bound, ServeError> {
     raise_descriptor_limit();
     let host = Host::open()?;
     let host_memory = sysinfo().map_err(ServeError::HostMemory)?.ram_total();
+    let access = Arc::new(Access::new(&config)?);
     let data_dir = config.data_dir.as_deref().map(lock_data_dir).transpose()?;
+    let retention = Retention {
+        kept: config.events_kept,
+        max_age: config.events_max_age,
+    };
+    let (events, machines) = match &config.data_dir {
+        Some(path) => open_store(path.clone(), retention).await?,
+        None => (EventLog::new(config.events_kept), Vec::new()),
+    };
+    let metrics = match &config.metrics {
+        Some(endpoint) => {
+            let listener = listen(&endpoint.clone().into()).await?;
+            match listener.tcp_address() {
+                None => info!(%endpoint, "serving metrics"),
+                // The port may have been left to the host.
+                Some(address) => info!(%address, "serving metrics"),
+            }
+            Some(listener)
+        }
+        None => None,
+    };
     let mut listeners = Vec::new();
-    for endpoint in &config.listen {
-        let listener = listen(endpoint)
-            .await
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => ServeError::InUse(endpoint.clone()),
-                _ => ServeError::Listen {
-                    endpoint: endpoint.clone(),
-                    source,
-                },
-            })?;
-        info!(%endpoint, "listening");
+    for one in &config.listen {
+        let listener = match sockets.at(&one.endpoint) {
+            Some(given) => take(given, one).map_err(|source| failed_at(&one.endpoint, source))?,
+            None => listen(one).await?,
+        };
+        info!(endpoint = %one.endpoint, "listening");
         listeners.push(listener);
     }
-    let daemon = Daemon::new(host, host_memory, config.events_kept);
+    let daemon = Daemon::with_config(host, host_memory, &config, access, events);
+    recovery::recover(&daemon, machines);
     Ok(Bound {
         daemon,
         listeners,
+        metrics,
         grace: config.grace,
         _data_dir: data_dir,
     })
@@ -192,11 +259,15 @@ impl Bound {
 
     /// The TCP addresses that were given with port 0 are known now.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        let tcp = |listener: &Listener| match listener {
-            Listener::Tcp(listener) => listener.local_addr().ok(),
-            Listener::Unix(..) => None,
-        };
-        self.listeners.iter().filter_map(tcp).collect()
+        self.listeners
+            .iter()
+            .filter_map(Listener::tcp_address)
+            .collect()
+    }
+
+    /// What reloads the configuration, which came from `source`.
+    pub fn reload(&self, source: Source, config: Config, log: LogFilter) -> Reload {
+        Reload::new(source, config, self.daemon.access.clone(), log)
     }
 
     /// Serves until `end` comes, then ends every machine and returns when nothing is left of them.
@@ -204,6 +275,7 @@ impl Bound {
         let Self {
             daemon,
             listeners,
+            metrics,
             grace,
             _data_dir,
         } = self;
@@ -211,23 +283,34 @@ impl Bound {
         let stop = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut files = Vec::new();
+        // Dropped with this, at the end.
+        let mut scrapes = JoinSet::new();
+        if let Some(Listener { entrance, file }) = metrics {
+            files.extend(file);
+            match entrance {
+                Entrance::Unix(listener) => {
+                    let incoming = UnixListenerStream::new(listener);
+                    scrapes.spawn(metrics::serve(daemon.clone(), incoming));
+                }
+                Entrance::Plaintext(listener, _) | Entrance::Tls(listener) => {
+                    let incoming = TcpListenerStream::new(listener);
+                    scrapes.spawn(metrics::serve(daemon.clone(), incoming));
+                }
+            }
+        }
         for listener in listeners {
             let router = Server::builder()
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
+                .layer(CallLayer(daemon.metrics.calls.clone()))
+                .layer(GuardLayer(daemon.clone()))
+                .layer(deadline::layer())
                 .add_routes(routes.clone());
             let stop = stop.clone().cancelled_owned();
-            match listener {
-                Listener::Unix(listener, file) => {
-                    files.push(file);
-                    let incoming = UnixListenerStream::new(listener);
-                    servers.spawn(router.serve_with_incoming_shutdown(incoming, stop));
-                }
-                Listener::Tcp(listener) => {
-                    let incoming = TcpListenerStream::new(listener);
-                    servers.spawn(router.serve_with_incoming_shutdown(incoming, stop));
-                }
-            }
+            let Listener { entrance, file } = listener;
+            files.extend(file);
+            let incoming = incoming(entrance, daemon.access.clone());
+            servers.spawn(router.serve_with_incoming_shutdown(incoming, stop));
         }
 
         let mut result = Ok(());
@@ -276,15 +359,81 @@ async fn routes(daemon: &Arc<Daemon>) -> Result<(HealthReporter, Routes), ServeE
     Ok((health, routes))
 }
 
-async fn listen(endpoint: &Endpoint) -> io::Result<Listener> {
-    match endpoint {
-        Endpoint::Unix(path) => {
-            make_parent(path)?;
-            let (listener, file) = UnixSocket::bind(path)?.into_parts();
-            Ok(Listener::Unix(listener, file))
-        }
-        Endpoint::Tcp(address) => Ok(Listener::Tcp(TcpListener::bind(address).await?)),
+/// The log that is in the data directory, and the machines there.
+async fn open_store(
+    path: PathBuf,
+    retention: Retention,
+) -> Result<(EventLog, Vec<recovery::Recovered>), ServeError> {
+    let open = move || {
+        let (store, Contents { machines, newest }) = Store::open(&path, retention, WINDOW)?;
+        let machines = recovery::read(&path, machines)?;
+        info!(machines = machines.len(), newest, "the store is open");
+        Ok((EventLog::stored_in(store, newest), machines))
+    };
+    task::spawn_blocking(open).await?
+}
+
+async fn listen(one: &Listen) -> Result<Listener, ServeError> {
+    let bound = bind_to(one).await;
+    bound.map_err(|source| failed_at(&one.endpoint, source))
+}
+
+fn failed_at(endpoint: &Endpoint, source: io::Error) -> ServeError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::InUse(endpoint.clone()),
+        _ => ServeError::Listen {
+            endpoint: endpoint.clone(),
+            source,
+        },
     }
+}
+
+async fn bind_to(listen: &Listen) -> io::Result<Listener> {
+    let mut file = None;
+    let entrance = match &listen.endpoint {
+        Endpoint::Unix(path) => {
+            make_parent(path, listen.mode.is_shared())?;
+            let (listener, socket) = UnixSocket::bind(path)?.into_parts();
+            file = Some(socket);
+            // First whose it is: until then nobody else can connect.
+            if let Some(Group(group)) = listen.group {
+                chown(path, None, Some(group))?;
+            }
+            let FileMode(mode) = listen.mode;
+            fs::set_permissions(path, Permissions::from_mode(mode.bits()))?;
+            Entrance::Unix(listener)
+        }
+        Endpoint::Tcp(address) => {
+            let listener = TcpListener::bind(address).await?;
+            Entrance::Plaintext(listener, listen.plaintext_role)
+        }
+        Endpoint::Tls { host, port } => {
+            Entrance::Tls(TcpListener::bind((host.as_str(), *port)).await?)
+        }
+    };
+    Ok(Listener { entrance, file })
+}
+
+/// Takes a socket that listens already; its file, if it has one, is not the daemon's.
+fn take(given: Given, listen: &Listen) -> io::Result<Listener> {
+    let entrance = match given {
+        Given::Unix(listener) => {
+            listener.set_nonblocking(true)?;
+            Entrance::Unix(UnixListener::from_std(listener)?)
+        }
+        Given::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            match listen.endpoint {
+                Endpoint::Tls { .. } => Entrance::Tls(listener),
+                _ => Entrance::Plaintext(listener, listen.plaintext_role),
+            }
+        }
+    };
+    Ok(Listener {
+        entrance,
+        file: None,
+    })
 }
 
 /// Makes the directory, for this user only, and locks it as long as the file is open.

@@ -1,10 +1,12 @@
 //! A daemon process of the test's own.
 
 use std::{
+    fs::{self, Permissions},
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread::{self, JoinHandle},
 };
 
@@ -24,16 +26,23 @@ use vmctl::{
     v1::{self, vm_service_client::VmServiceClient},
 };
 
-use crate::{DEADLINE, Guest, Resources, binary, in_thread, request, request_with, soon};
+use crate::{DEADLINE, Guest, NetNs, Resources, binary, in_thread, request, request_with, soon};
 
 /// A `vmd serve` on a Unix socket in a directory of its own. It is killed, and the directory removed, when this is
 /// dropped.
 pub struct Daemon {
     child: Child,
     directory: TempDir,
-    log: Arc<Mutex<String>>,
+    log: Arc<Log>,
     log_reader: Option<JoinHandle<()>>,
     endpoint: Endpoint,
+}
+
+/// What was logged, and who waits for more of it.
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    more: Condvar,
 }
 
 impl Daemon {
@@ -44,19 +53,70 @@ impl Daemon {
 
     /// Starts one with more arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
+        Self::start_logging("info", arguments).await
+    }
+
+    /// Starts one in a network namespace.
+    pub async fn start_in(namespace: &NetNs) -> Self {
+        let mut command = namespace.command(binary("vmd"));
+        command.stdin(Stdio::null());
+        Self::start_by(command, "info", &[]).await
+    }
+
+    /// Starts one that logs what `filter` says (as in `VMD_LOG`), with more arguments.
+    pub async fn start_logging(filter: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(binary("vmd"));
+        command.stdin(Stdio::null());
+        Self::start_by(command, filter, arguments).await
+    }
+
+    /// Starts one by `command`, which runs `vmd` with the arguments that are added, with more of them.
+    pub async fn start_as(command: Command, arguments: &[&str]) -> Self {
+        Self::start_by(command, "info", arguments).await
+    }
+
+    /// Starts one with the configuration file `text`, in which DIR stands for its directory; the first address in it is
+    /// unix:DIR/vmd.sock. Others than root can get at what they know the name of in that directory.
+    pub async fn start_configured(text: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mode = Permissions::from_mode(0o711);
+        fs::set_permissions(directory.path(), mode).expect("its mode");
+        let file = write_config(directory.path(), text);
+        let mut command = Command::new(binary("vmd"));
+        command.args(["serve", "--config"]).arg(file);
+        command.stdin(Stdio::null());
+        let listeners = text.matches("[[listen]]").count();
+        // The file says what is logged.
+        command.env_remove("VMD_LOG");
+        Self::run(directory, command, listeners).await
+    }
+
+    /// Changes the text of its configuration file.
+    pub fn configure(&self, text: &str) {
+        write_config(self.directory(), text);
+    }
+
+    /// Starts one by `command`, which has no arguments of its own yet.
+    async fn start_by(mut command: Command, filter: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let endpoint = Endpoint::unix(directory.path().join("vmd.sock")).expect("a socket path");
-        let mut child = Command::new(binary("vmd"))
+        command
             .args(["serve", "--listen", &endpoint.to_string()])
             .args(arguments)
-            .env_remove("VMD_LOG")
-            .stdin(Stdio::null())
+            .env("VMD_LOG", filter);
+        let listeners = 1 + arguments.iter().filter(|one| **one == "--listen").count();
+        Self::run(directory, command, listeners).await
+    }
+
+    async fn run(directory: TempDir, mut command: Command, listeners: usize) -> Self {
+        let endpoint = Endpoint::unix(directory.path().join("vmd.sock")).expect("a socket path");
+        let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("vmd starts");
         let stderr = child.stderr.take().expect("piped");
-        let log = Arc::new(Mutex::new(String::new()));
+        let log = Arc::new(Log::default());
         let (listening, heard) = mpsc::channel();
         let log_reader = thread::spawn({
             let log = log.clone();
@@ -65,9 +125,10 @@ impl Daemon {
                     if line.contains("listening") {
                         let _ = listening.send(());
                     }
-                    let mut log = log.lock().expect("the log");
-                    log.push_str(&line);
-                    log.push('\n');
+                    let mut text = log.text.lock().expect("the log");
+                    text.push_str(&line);
+                    text.push('\n');
+                    log.more.notify_all();
                 }
             }
         });
@@ -79,7 +140,6 @@ impl Daemon {
             endpoint,
         };
         // The channel closes if the daemon ends.
-        let listeners = 1 + arguments.iter().filter(|one| **one == "--listen").count();
         let ready = in_thread(move || (0..listeners).all(|_| heard.recv_timeout(DEADLINE).is_ok()));
         assert!(ready.await, "vmd does not listen:\n{}", daemon.log());
         daemon
@@ -107,7 +167,19 @@ impl Daemon {
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().expect("the log").clone()
+        self.log.text.lock().expect("the log").clone()
+    }
+
+    /// Waits until it has logged `what` so many times.
+    pub async fn logged(&self, what: &str, times: usize) {
+        let (log, needle) = (self.log.clone(), what.to_owned());
+        let missing = move |text: &mut String| text.matches(&needle).count() < times;
+        let wait = in_thread(move || {
+            let text = log.text.lock().expect("the log");
+            let waited = log.more.wait_timeout_while(text, DEADLINE, missing);
+            !waited.expect("the log").1.timed_out()
+        });
+        assert!(wait.await, "'{what}' is not in the log:\n{}", self.log());
     }
 
     /// What it holds.
@@ -188,6 +260,25 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).expect("the daemon is there");
     }
 
+    /// Kills it, as by `kill -9`, and waits until it is gone.
+    pub async fn killed(self) {
+        self.signal(Signal::SIGKILL);
+        self.ended().await;
+    }
+
+    /// Ends it, and waits until it has.
+    pub async fn terminated(self) {
+        self.signal(Signal::SIGTERM);
+        let (status, log) = self.ended().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+
+    /// Starts one with this data directory, and more arguments.
+    pub async fn start_on(data: &Path, arguments: &[&str]) -> Self {
+        let data = data.to_str().expect("a path in UTF-8");
+        Self::start_with(&[&["--data-dir", data], arguments].concat()).await
+    }
+
     /// Waits for its end: how it ended, and its log.
     pub async fn ended(mut self) -> (ExitStatus, String) {
         let pid = Id::Pid(Pid::from_raw(
@@ -204,6 +295,13 @@ impl Daemon {
         }
         (status, self.log())
     }
+}
+
+fn write_config(directory: &Path, text: &str) -> PathBuf {
+    let file = directory.join("vmd.toml");
+    let text = text.replace("DIR", &directory.display().to_string());
+    fs::write(&file, text).expect("a configuration file");
+    file
 }
 
 impl Drop for Daemon {

@@ -1,8 +1,13 @@
 //! A machine under test: its console and its events, read with deadlines.
 
+use std::time::Duration;
+
 use vmctl::{ByteInput, Client, ConsoleOutput, Error, EventStream, Refusal, names, v1};
 
-use crate::soon;
+use crate::{DEADLINE, soon, within};
+
+/// How much of what was read a failure shows.
+const SEEN: usize = 4096;
 
 /// A machine and what is heard of it.
 pub struct Guest {
@@ -20,6 +25,16 @@ pub struct Guest {
 impl Guest {
     /// Creates it; unless it stays paused, waits for its first `!`. `CREATED` and `RESUME` have been read.
     pub async fn create(client: Client, request: v1::CreateVmRequest) -> Self {
+        let paused = request.paused;
+        let mut guest = Self::create_any(client, request).await;
+        if !paused {
+            guest.console.expect("!").await;
+        }
+        guest
+    }
+
+    /// Creates it, whatever it runs. `CREATED` and, unless it stays paused, `RESUME` have been read.
+    pub async fn create_any(client: Client, request: v1::CreateVmRequest) -> Self {
         let (name, paused) = (request.name.clone(), request.paused);
         let before = soon("list", client.list()).await.expect("list").seq;
         soon("create", client.create(request))
@@ -29,11 +44,10 @@ impl Guest {
         let (input, output) = soon("console", client.console(&name, false))
             .await
             .expect("console");
-        let mut console = ConsoleReader::new(output);
+        let console = ConsoleReader::new(output);
         events.expect(&["CREATED"]).await;
         if !paused {
             events.expect(&["RESUME"]).await;
-            console.expect("!").await;
         }
         Self {
             name,
@@ -42,6 +56,13 @@ impl Guest {
             events,
             input,
         }
+    }
+
+    /// Gives it, from now on, `deadline` for each thing that it writes and each event.
+    pub fn patiently(mut self, deadline: Duration) -> Self {
+        self.console.deadline = deadline;
+        self.events.deadline = deadline;
+        self
     }
 
     /// Types `letters`.
@@ -196,6 +217,7 @@ pub struct ConsoleReader {
     unread: Vec<u8>,
     /// For failures: the end of what was read.
     seen: String,
+    deadline: Duration,
 }
 
 impl ConsoleReader {
@@ -206,28 +228,66 @@ impl ConsoleReader {
             position: 0,
             unread: Vec::new(),
             seen: String::new(),
+            deadline: DEADLINE,
         }
     }
 
     /// The next `count` bytes. Fails if the guest's output has a gap, or ends before.
     pub async fn read(&mut self, count: usize) -> Vec<u8> {
         while self.unread.len() < count {
-            let what = format!("console: {count} bytes, after {:?}", self.seen);
-            let chunk = soon(&what, self.output.next())
-                .await
-                .expect("the console stream");
-            let chunk = chunk.unwrap_or_else(|| panic!("{what}: the stream has ended"));
-            assert_eq!(
-                chunk.offset, self.position,
-                "{what}: bytes were lost or repeated"
-            );
-            self.position += chunk.output.len() as u64;
-            self.unread.extend(&chunk.output);
+            self.more(&format!("{count} bytes")).await;
         }
         let rest = self.unread.split_off(count);
         let bytes = std::mem::replace(&mut self.unread, rest);
         self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        let too_much = self.seen.len().saturating_sub(SEEN);
+        let cut = (too_much..).find(|at| self.seen.is_char_boundary(*at));
+        self.seen.drain(..cut.unwrap_or_default());
         bytes
+    }
+
+    /// Waits until there is more that is unread. Fails if it is not for `expected`, at the end of the output.
+    async fn more(&mut self, expected: &str) {
+        let unread = String::from_utf8_lossy(&self.unread);
+        let what = format!(
+            "console: {expected}, after {:?}",
+            self.seen.clone() + &unread
+        );
+        let chunk = within(self.deadline, &what, self.output.next())
+            .await
+            .expect("the console stream");
+        let chunk = chunk.unwrap_or_else(|| panic!("{what}: the stream has ended"));
+        assert_eq!(
+            chunk.offset, self.position,
+            "{what}: bytes were lost or repeated"
+        );
+        self.position += chunk.output.len() as u64;
+        self.unread.extend(&chunk.output);
+    }
+
+    /// The end of what was read, for a failure.
+    pub(crate) fn seen(&self) -> &str {
+        &self.seen
+    }
+
+    /// The next line, without its end; `expected` is for a failure.
+    pub async fn line(&mut self, expected: &str) -> String {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line = self.read(end + 1).await;
+                return String::from_utf8_lossy(&line).trim_end().to_owned();
+            }
+            self.more(expected).await;
+        }
+    }
+
+    /// Reads up to the end of the next `text`; what came, with it.
+    pub async fn until(&mut self, text: &str) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(text.as_bytes()) {
+            bytes.extend(self.read(1).await);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Reads `output` from `position` on.
@@ -241,7 +301,7 @@ impl ConsoleReader {
     /// Expects that the output has ended.
     pub async fn expect_end(&mut self) {
         let what = format!("the console's end, after {:?}", self.seen);
-        let chunk = soon(&what, self.output.next()).await;
+        let chunk = within(self.deadline, &what, self.output.next()).await;
         let chunk = chunk.expect("the console stream");
         assert!(
             self.unread.is_empty() && chunk.is_none(),
@@ -268,6 +328,7 @@ pub struct EventReader {
     pub last_seq: u64,
     /// For failures: what was read.
     seen: Vec<String>,
+    deadline: Duration,
 }
 
 impl EventReader {
@@ -284,7 +345,14 @@ impl EventReader {
             stream,
             last_seq: after_seq,
             seen: Vec::new(),
+            deadline: DEADLINE,
         }
+    }
+
+    /// Gives each event, from now on, this deadline.
+    pub fn patiently(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Expects that the stream ends here, as it should.
@@ -311,7 +379,7 @@ impl EventReader {
     /// The next event, as it is.
     pub async fn next(&mut self) -> v1::Event {
         let what = format!("an event, after {:?}", self.seen);
-        let event = soon(&what, self.stream.next())
+        let event = within(self.deadline, &what, self.stream.next())
             .await
             .expect("the event stream");
         let event = event.unwrap_or_else(|| panic!("{what}: the stream has ended"));

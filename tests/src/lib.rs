@@ -16,8 +16,13 @@
 mod daemon;
 mod guest;
 pub mod guests;
+#[path = "../../vmm/src/machine/boot/testing.rs"]
+pub mod kernel_file;
+mod linux;
+mod netns;
 mod process;
 mod qmp;
+mod seabios;
 
 use std::time::Duration;
 
@@ -25,8 +30,11 @@ pub use daemon::Daemon;
 pub use guest::{
     ConsoleReader, EventReader, Guest, actions, describe, refusal, request, request_with,
 };
+pub use linux::{LINUX_DEADLINE, LinuxGuest, LinuxHost, linux_guest, recipe};
+pub use netns::NetNs;
 pub use process::{Resources, binary, settle};
 pub use qmp::{Qmp, untimed};
+pub use seabios::seabios;
 
 /// How long anything may take that is not expected to. Generous: guest code is emulated on some hosts, and tests run
 /// side by side.
@@ -55,8 +63,13 @@ pub async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
 
 /// Waits for `future`; panics with `what` if it takes too long.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(DEADLINE, future).await {
+    within(DEADLINE, what, future).await
+}
+
+/// The same with a deadline of the caller's.
+pub async fn within<F: Future>(deadline: Duration, what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(deadline, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
+        Err(_) => panic!("{what}: not within {deadline:?}"),
     }
 }

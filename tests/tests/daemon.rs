@@ -23,7 +23,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 use vmctl::{Client, Endpoint, v1};
-use vmd_tests::{Daemon, EventReader, binary, in_thread, refusal, request, soon};
+use vmd_tests::{Daemon, EventReader, binary, describe, in_thread, refusal, request, soon};
 
 const SIGNALLED: &[&str] = &[
     "SHUTDOWN guest=false reason=host-signal -> running",
@@ -116,6 +116,45 @@ async fn a_grace_period_is_over_when_every_machine_has_ended() {
     guest.events.expect(events).await;
     guest.events.expect_end().await;
     assert_eq!(daemon.ended().await.0.code(), Some(0));
+}
+
+/// The next event that is not `event`.
+async fn next_but(event: &str, events: &mut EventReader) -> String {
+    loop {
+        let next = describe(&events.next().await);
+        if next != event {
+            return next;
+        }
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn the_power_button_is_pressed_again() {
+    let arguments = ["--grace", "3600", "--grace-press-interval", "1"];
+    let daemon = Daemon::start_with(&arguments).await;
+    let mut obeys = daemon.guest("obeys").await;
+    let mut never = daemon.guest("never").await;
+    daemon.signal(Signal::SIGTERM);
+    let press = "POWERDOWN -> running";
+    // It heeds the second press.
+    obeys.events.expect(&[press, press]).await;
+    never.events.expect(&[press, press]).await;
+    obeys.send("O").await;
+    // There may be more presses, if this test is slow.
+    let ended = next_but(press, &mut obeys.events).await;
+    assert!(ended.starts_with("SHUTDOWN guest=true"), "{ended}");
+    let end = "ENDED kind=shutdown cause=guest-shutdown exit_status=0";
+    obeys.events.expect(&[end]).await;
+    never.events.expect(&[press]).await;
+    // The second signal: no more time.
+    daemon.signal(Signal::SIGTERM);
+    let ended = next_but(press, &mut never.events).await;
+    assert_eq!(ended, SIGNALLED[0]);
+    never.events.expect(&SIGNALLED[1..]).await;
+    never.events.expect_end().await;
+    let (status, log) = daemon.ended().await;
+    assert_eq!(status.code(), Some(0), "{log}");
 }
 
 #[tokio::test]

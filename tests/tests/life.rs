@@ -125,6 +125,22 @@ async fn an_nmi_goes_to_running_and_stopped_guests() {
 
 #[tokio::test]
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn an_nmi_before_the_guest_runs_does_nothing_to_it() {
+    // The probe guest has no handler then.
+    let daemon = Daemon::start().await;
+    let mut guest = daemon.guest("a").await;
+    guest.serves(Client::stop, &["STOP -> paused"]).await;
+    let reset = "RESET guest=false reason=host-qmp-system-reset";
+    guest.serves(Client::system_reset, &[reset]).await;
+    guest.serves(Client::inject_nmi, &[]).await;
+    guest.is("prelaunch").await;
+    guest.serves(Client::cont, &["RESUME -> running"]).await;
+    guest.console.expect("!").await;
+    guest.is_alive().await;
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn suspend_keeps_the_guest_until_it_is_woken() {
     // [08, 22, 25]
     let daemon = Daemon::start().await;

@@ -9,6 +9,7 @@
 use tonic::Code;
 use vmctl::{Client, ConsoleOutput, Error, Refusal, v1};
 use vmd_tests::{ConsoleReader, Daemon, EventReader, actions, refusal, request};
+use vmm::machine::Host;
 
 /// Writes how often it was started, as a digit, to the serial port, from a byte of its RAM; the first time it then goes
 /// to S3.
@@ -90,6 +91,8 @@ async fn a_machine_has_the_definition_that_was_asked_for_or_the_defaults() {
     let defaults = v1::VmDefinition {
         memory_bytes: Some(256 << 20),
         vcpus: Some(1),
+        cpu_model: v1::CpuModel::Host.into(),
+        virtio_transport: v1::VirtioTransport::Mmio.into(),
         actions: Some(actions(
             "reboot=reset,shutdown=poweroff,panic=shutdown,watchdog=reset",
         )),
@@ -98,6 +101,13 @@ async fn a_machine_has_the_definition_that_was_asked_for_or_the_defaults() {
     assert_eq!(plain.definition.as_ref(), Some(&defaults));
     assert!(plain.create_time.is_some());
 
+    let template = daemon.path("template");
+    std::fs::write(&template, "{}").unwrap();
+    let host = Host::open().unwrap();
+    let pin = v1::CpuPin {
+        vcpu: 3,
+        host_cpus: (0..1024).filter(|&cpu| host.cpus().contains(cpu)).collect(),
+    };
     let asked = v1::VmDefinition {
         memory_bytes: Some(1 << 20),
         vcpus: Some(4),
@@ -105,6 +115,10 @@ async fn a_machine_has_the_definition_that_was_asked_for_or_the_defaults() {
             "reboot=shutdown,shutdown=pause,panic=none,watchdog=debug",
         )),
         serial_socket: daemon.path("asked.sock").to_str().unwrap().to_owned(),
+        cpu_model: v1::CpuModel::Portable.into(),
+        virtio_transport: v1::VirtioTransport::Pci.into(),
+        cpu_template: template.to_str().unwrap().to_owned(),
+        cpu_pins: vec![pin],
         ..Default::default()
     };
     let create = v1::CreateVmRequest {

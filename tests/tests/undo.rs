@@ -14,13 +14,21 @@ use std::{
 use vmctl::{Client, Endpoint, v1};
 use vmd::{
     Daemon,
+    access::Reach,
     server::{self, Config},
-    vm::{self, CreateError, CreateStep, Definition, VmError},
+    vm::{self, ConsolePort, CreateError, CreateStep, Definition, Disk, Kernel, VmError, Vsock},
 };
-use vmd_tests::{Resources, settle, soon};
+use vmd_tests::{
+    Resources,
+    kernel_file::{HALT, elf, load, pvh_note},
+    settle, soon,
+};
 use vmm::{
-    machine::{BuildError, Host},
-    runstate::Actions,
+    machine::{
+        BuildError, Host, VirtioTransport,
+        cpu::{CpuModel, CpuPin},
+    },
+    runstate::{Actions, Command},
 };
 
 const MIB: u64 = 1 << 20;
@@ -38,7 +46,10 @@ fn creations_leave_nothing_unless_they_succeed() {
         .unwrap();
     runtime.block_on(async {
         let directory = tempfile::tempdir().unwrap();
-        every_step(directory.path()).await;
+        let [firmware, kernel] = definitions(directory.path());
+        every_step("firmware", firmware).await;
+        every_step("kernel", kernel.clone()).await;
+        before_its_turn(kernel).await;
         over_the_wire(directory.path()).await;
     });
 }
@@ -55,20 +66,77 @@ async fn same(what: &str, before: Resources) {
     .await;
 }
 
-async fn every_step(directory: &Path) {
-    let daemon = Daemon::new(Host::open().unwrap(), 1 << 40, 100);
-    let image = directory.join("image");
-    fs::write(&image, vmm::probe::image()).unwrap();
-    let sockets = [directory.join("serial"), directory.join("qmp")];
-    let listen = |exists: bool| sockets.iter().all(|socket| socket.exists() == exists);
-    let definition = Definition {
+/// A machine that starts in firmware, and one that starts in a kernel.
+fn definitions(directory: &Path) -> [Definition; 2] {
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    // One that may be used, whatever this process is bound to.
+    let host = Host::open().unwrap();
+    let cpu = (0..1024).find(|&cpu| host.cpus().contains(cpu)).unwrap();
+    let pin = |vcpu| CpuPin {
+        vcpu,
+        host_cpus: vec![cpu],
+    };
+    let firmware = Definition {
+        reach: Reach::Anywhere,
         memory_bytes: MIB,
         vcpus: 2,
-        firmware: Some(image),
+        firmware: Some(file("image", vmm::probe::image())),
+        kernel: None,
         actions: Actions::default(),
-        serial_socket: Some(sockets[0].clone()),
-        qmp_socket: Some(sockets[1].clone()),
+        serial_socket: Some(directory.join("serial")),
+        qmp_socket: Some(directory.join("qmp")),
+        cpu_model: CpuModel::Portable,
+        cpu_template: Some(file("template", br#"{"cpuid_modifiers": []}"#)),
+        cpu_pins: vec![pin(0), pin(1)],
+        disks: vec![Disk {
+            path: file("disk", &[0; 512]),
+            ..Default::default()
+        }],
+        rng: true,
+        nets: Vec::new(),
+        vsock: Some(Vsock {
+            cid: 3,
+            path: directory.join("vsock"),
+        }),
+        balloon: Some(Default::default()),
+        console_ports: vec![ConsolePort {
+            name: "port".to_owned(),
+            path: directory.join("port"),
+            is_console: false,
+        }],
+        virtio_transport: VirtioTransport::default(),
+        restart: Default::default(),
     };
+    let code = load(MIB, &HALT, 4096);
+    let kernel = Definition {
+        memory_bytes: 2 * MIB,
+        firmware: None,
+        kernel: Some(Kernel {
+            path: file("kernel", &elf(MIB, &[code, pvh_note(MIB as u32)])),
+            initrd: Some(file("initrd", b"initrd")),
+            cmdline: "quiet".to_owned(),
+        }),
+        ..firmware.clone()
+    };
+    [firmware, kernel]
+}
+
+async fn every_step(what: &str, definition: Definition) {
+    let daemon = Daemon::new(Host::open().unwrap(), 1 << 40, 100);
+    let vsock = definition.vsock.as_ref().map(|vsock| vsock.path.clone());
+    let Definition {
+        serial_socket,
+        qmp_socket,
+        ..
+    } = definition.clone();
+    let port = definition.console_ports.first();
+    let port = port.map(|port| port.path.clone());
+    let sockets = [serial_socket, qmp_socket, vsock, port].map(Option::unwrap);
+    let listen = |exists: bool| sockets.iter().all(|socket| socket.exists() == exists);
     let create = |fail_at| vm::create(&daemon, "vm", definition.clone(), true, fail_at);
 
     // Whatever is made once is made now: the signal handler, the C library's arenas.
@@ -101,11 +169,11 @@ async fn every_step(directory: &Path) {
             assert!(daemon.find("vm").is_none(), "{step:?}");
             assert!(listen(false), "{step:?}");
         }
-        same(&format!("{step:?}"), before).await;
+        same(&format!("{what}, {step:?}"), before).await;
     }
     let now = Resources::of(std::process::id()).mappings;
     // 60 creations; the C library keeps some of the threads' stacks.
-    println!("mappings: {maps}, then {now}");
+    println!("{what}: mappings: {maps}, then {now}");
     assert!(now < maps + 55, "{now} mappings, {maps} before");
 
     // The name is free, and nothing was heard of the failures: the log goes on with the next number.
@@ -123,6 +191,41 @@ async fn every_step(directory: &Path) {
     same("the daemon's end", before).await;
 }
 
+/// A call whose caller goes before the machine has come to it does nothing.
+async fn before_its_turn(definition: Definition) {
+    let daemon = Daemon::new(Host::open().unwrap(), 1 << 40, 100);
+    let (vm, _) = soon("create", vm::create(&daemon, "vm", definition, true, None))
+        .await
+        .unwrap();
+    soon("quit", vm.command(Command::Quit)).await.unwrap();
+    // The actor builds the machine while the others wait in its mailbox.
+    let start = vm.start(false);
+    let powerdown = vm.command(Command::SystemPowerdown);
+    tokio::pin!(start, powerdown);
+    pending(&mut start).await;
+    {
+        let stop = vm.command(Command::Stop);
+        tokio::pin!(stop);
+        pending(&mut stop).await;
+    }
+    pending(&mut powerdown).await;
+    let started = soon("start", start).await.unwrap();
+    let after = soon("powerdown", powerdown).await.unwrap();
+    assert!(started.is_running() && after.is_running());
+    // POWERDOWN, and no STOP before it.
+    assert_eq!(after.vm_seq, started.vm_seq + 1);
+    soon("end", daemon.end(Duration::ZERO)).await;
+}
+
+/// Begins a call that has to wait.
+async fn pending<F: Future + Unpin>(call: &mut F) {
+    tokio::select! {
+        biased;
+        _ = call => panic!("it did not have to wait"),
+        () = std::future::ready(()) => {}
+    }
+}
+
 fn request(name: &str) -> v1::CreateVmRequest {
     v1::CreateVmRequest {
         name: name.to_owned(),
@@ -137,10 +240,9 @@ fn request(name: &str) -> v1::CreateVmRequest {
 async fn over_the_wire(directory: &Path) {
     let endpoint = Endpoint::unix(directory.join("vmd.sock")).unwrap();
     let config = Config {
-        listen: vec![endpoint.clone()],
-        data_dir: None,
+        listen: vec![endpoint.clone().into()],
         events_kept: 10_000,
-        grace: Duration::ZERO,
+        ..Config::default()
     };
     let bound = server::bind(config).await.unwrap();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();

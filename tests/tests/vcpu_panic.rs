@@ -8,7 +8,10 @@ use std::{sync::Arc, thread};
 use tokio::sync::Notify;
 use vmd_tests::soon;
 use vmm::{
-    machine::{Firmware, Host, KvmMachine, MachineConfig, MachineError},
+    machine::{
+        Boot, Firmware, Host, KvmMachine, MachineConfig, MachineError, VirtioTransport,
+        cpu::CpuConfig,
+    },
     runstate::{Actions, Command, MainLoop, Requests, TransitionTable},
 };
 
@@ -33,7 +36,10 @@ async fn machine(host: &Host, name: &str, panics: bool) -> (MainLoop<KvmMachine>
         name: name.to_owned(),
         memory_bytes: 1 << 20,
         vcpus: 2,
-        firmware: Firmware::Probe,
+        cpu: CpuConfig::default(),
+        boot: Boot::Firmware(Firmware::Probe),
+        virtio: Vec::new(),
+        virtio_transport: VirtioTransport::default(),
         fail_at: None,
     };
     let machine = KvmMachine::build(host, &config, requests.clone(), Arc::new(wake)).unwrap();

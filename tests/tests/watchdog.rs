@@ -70,6 +70,10 @@ async fn its_expiry_does_what_the_action_says() {
                 guest.is("ended").await;
                 continue;
             }
+            "debug" => {
+                let log = daemon.log();
+                assert!(log.contains("watchdog: timer fired"), "{log}");
+            }
             _ => {}
         }
         guest.is_alive().await;

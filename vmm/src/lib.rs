@@ -13,9 +13,13 @@
 //! This crate knows nothing of gRPC or of other machines; the daemon owns one `MainLoop` per machine.
 
 #[cfg(feature = "kvm")]
+pub mod counters;
+#[cfg(feature = "kvm")]
 pub mod devices;
 #[cfg(feature = "kvm")]
 pub mod machine;
+#[cfg(feature = "kvm")]
+pub mod place;
 #[cfg(feature = "kvm")]
 pub mod probe;
 pub mod runstate;

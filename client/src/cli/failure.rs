@@ -25,6 +25,10 @@ pub(super) enum Failure {
     ClosedPipe,
     /// A signal ended the command.
     Signal(u8),
+    /// There are changes that were not to be made; they have been shown.
+    Pending,
+    /// A guest did not end well: told already, and this exit code says how.
+    Guest(u8),
 }
 
 impl Failure {
@@ -45,8 +49,10 @@ impl Failure {
             Self::Call(_, Error::Unreachable { .. }) => 3,
             Self::Call(..) | Self::Told(_) | Self::Silent => 1,
             Self::Usage(_) => 2,
+            Self::Pending => 4,
             Self::ClosedPipe => 0,
             Self::Signal(number) => 128_u8.saturating_add(*number),
+            Self::Guest(code) => *code,
         }
     }
 
@@ -55,7 +61,9 @@ impl Failure {
         let text = match self {
             Self::Call(doing, error) => explain(doing, error),
             Self::Usage(text) | Self::Told(text) => text.clone(),
-            Self::Silent | Self::ClosedPipe | Self::Signal(_) => return,
+            Self::Silent | Self::ClosedPipe | Self::Signal(_) | Self::Pending | Self::Guest(_) => {
+                return;
+            }
         };
         say(&text);
     }
@@ -94,7 +102,14 @@ fn explain(doing: &str, error: &Error) -> String {
         ),
         Error::Gone { .. } => (format!("cannot {doing}: {error}"), Some(UNKNOWN.to_owned())),
         Error::Ended { vm } => (format!("cannot {doing}: {error}"), Some(ended(&vm.name))),
-        Error::Malformed(_) => (format!("cannot {doing}: {error}"), None),
+        Error::Deadline => (
+            format!("cannot {doing}: {error}"),
+            Some(
+                "It may still take effect: `vmctl status` and `vmctl events` show what came of it."
+                    .to_owned(),
+            ),
+        ),
+        Error::Tls(_) | Error::Malformed(_) => (format!("cannot {doing}: {error}"), None),
     };
     match hint {
         Some(hint) => format!("{}. {hint}", what.trim_end_matches('.')),
@@ -103,13 +118,25 @@ fn explain(doing: &str, error: &Error) -> String {
 }
 
 /// The interface's fields, and the options that fill them.
-const OPTIONS: [(&str, &str); 6] = [
+const OPTIONS: [(&str, &str); 18] = [
+    ("definition.vsock.cid", "--vsock cid="),
+    ("definition.vsock.path", "--vsock path="),
+    ("definition.balloon.size_bytes", "--balloon size="),
     ("definition.memory_bytes", "--memory"),
     ("definition.vcpus", "--vcpus"),
     ("definition.firmware", "--firmware"),
+    ("definition.kernel", "--kernel"),
+    ("definition.initrd", "--initrd"),
+    ("definition.cmdline", "--cmdline"),
     ("definition.serial_socket", "--serial"),
     ("definition.qmp_socket", "--qmp"),
     ("definition.actions", "--action"),
+    ("definition.cpu_model", "--cpu"),
+    ("definition.virtio_transport", "--virtio-transport"),
+    ("definition.cpu_template", "--cpu-template"),
+    ("definition.cpu_pins", "--pin"),
+    ("size_bytes", "SIZE"),
+    ("set allow_shrink", "give --shrink"),
 ];
 
 /// A refusal in the words of the command line.
@@ -158,9 +185,18 @@ fn remedy(refusal: &Refusal) -> Option<String> {
         "VM_NOT_ENDED" => format!(
             "End it with `vmctl quit {name}`, or remove it at once with `vmctl rm --force {name}`."
         ),
+        "DEVICE_NOT_FOUND" => format!("`vmctl status {name}` shows the devices of its definition."),
+        "NO_HOTPLUG" => {
+            "`vmctl create --virtio-transport pci` makes a machine that has one.".to_owned()
+        }
+        "DISK_NOT_FOUND" => format!("`vmctl status {name}` shows the disks there are."),
+        "NO_BALLOON" => "A machine gets one when it is created: --balloon on.".to_owned(),
         "RECORDING" => "End the other recording first.".to_owned(),
         "HOST_EXHAUSTED" => "Quit other machines, or ask for less.".to_owned(),
         "SHUTTING_DOWN" => "Start the daemon again with `vmd serve`.".to_owned(),
+        "ETAG_MISMATCH" => format!("`vmctl -o json status {name}` shows it as it is now."),
+        "NOT_CHANGEABLE" => format!("End it with `vmctl quit {name}` first."),
+        "REQUEST_ID_REUSED" => "Make up a new --request-id for each change.".to_owned(),
         "INTERNAL" => "The daemon's log says more.".to_owned(),
         _ if refusal.code == Code::Unimplemented => {
             "This daemon does not know the call: it may be older than this vmctl.".to_owned()

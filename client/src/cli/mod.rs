@@ -2,19 +2,38 @@
 //! an exit code out.
 //!
 //! ```text
-//! args (clap) + values (parsers) -> commands, console -> Output (table or JSON lines)
+//! a shell's Tab ------------------> complete -> candidates
+//! args (clap) + values (parsers) -> commands, apply, console, run -> Output (table or JSON lines)
+//!                                   top ---------------------------> Screen (the whole terminal)
 //!                                        \-> Failure -> text on stderr, exit code
 //! ```
 
+mod apply;
 mod args;
+mod balloon;
 mod commands;
+mod complete;
 mod console;
+mod console_port;
+mod disk;
 mod failure;
+mod frames;
+mod mark;
+mod net;
 mod output;
+mod progress;
+mod rate;
+mod restart;
+mod run;
+mod screen;
 mod settings;
+mod stats;
 mod table;
+mod tone;
+mod top;
 mod values;
 mod view;
+mod vsock;
 
 use std::process::ExitCode;
 
@@ -25,8 +44,17 @@ use output::Output;
 
 /// Runs `vmctl` with the process's arguments.
 ///
-/// Exit codes: 0 done, 1 the daemon said no, 2 usage, 3 not reachable.
+/// Exit codes: 0 done, 1 the daemon said no, 2 usage, 3 not reachable, 4 changes that `apply` did not make; of `run` also
+/// how the guest ended.
 pub fn main() -> ExitCode {
+    match complete::answer() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::FAILURE;
+        }
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

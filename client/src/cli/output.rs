@@ -4,7 +4,7 @@ use std::io::{self, Stdout, Write};
 
 use serde_json::Value;
 
-use super::{args::Format, failure::Failure};
+use super::{args::Format, failure::Failure, screen};
 
 /// Where results go.
 pub(super) struct Output {
@@ -24,6 +24,16 @@ impl Output {
     /// True if results are JSON objects.
     pub(super) fn is_json(&self) -> bool {
         self.format == Format::Json
+    }
+
+    /// How many columns a line may have, if that is bounded: by a terminal.
+    pub(super) fn columns(&self) -> Option<usize> {
+        screen::columns(&self.stdout)
+    }
+
+    /// How many lines the terminal shows.
+    pub(super) fn rows(&self) -> usize {
+        screen::rows(&self.stdout)
     }
 
     /// Writes a result: the object in JSON mode, else the line.

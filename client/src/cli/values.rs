@@ -4,7 +4,11 @@ use std::{fmt, path::absolute, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::{Endpoint, names::Spelled, v1::RunState};
+use crate::{
+    Endpoint,
+    names::{Spelled, event_names},
+    v1::{CpuModel, CpuPin, RunState, VirtioTransport},
+};
 
 /// What `wait` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,26 @@ impl fmt::Display for Goal {
     }
 }
 
+/// After which event to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// This one.
+    Seq(u64),
+    /// The last one that was seen.
+    Last,
+}
+
+/// Reads a [`Since`]: a number, or `last`.
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    match text {
+        "last" => Ok(Since::Last),
+        _ => text
+            .parse()
+            .map(Since::Seq)
+            .map_err(|_| "expected an event's number, or last".to_owned()),
+    }
+}
+
 /// Reads a [`Goal`]: a run state's spelling, or `ended`.
 pub(super) fn goal() -> impl TypedValueParser<Value = Goal> {
     let spellings = RunState::TABLE
@@ -32,6 +56,71 @@ pub(super) fn goal() -> impl TypedValueParser<Value = Goal> {
         .chain(["ended"]);
     PossibleValuesParser::new(spellings)
         .map(|text| RunState::from_spelling(&text).map_or(Goal::Ended, Goal::State))
+}
+
+/// Reads a CPU model by its spelling.
+pub(super) fn cpu_model() -> impl TypedValueParser<Value = CpuModel> {
+    PossibleValuesParser::new(CpuModel::TABLE.iter().map(|(_, text)| *text))
+        .map(|text| CpuModel::from_spelling(&text).unwrap_or_default())
+}
+
+/// Reads a virtio transport by its spelling.
+pub(super) fn virtio_transport() -> impl TypedValueParser<Value = VirtioTransport> {
+    PossibleValuesParser::new(VirtioTransport::TABLE.iter().map(|(_, text)| *text))
+        .map(|text| VirtioTransport::from_spelling(&text).unwrap_or_default())
+}
+
+/// Reads a label, `KEY=VALUE`. What keys and values may be is the daemon's to say.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or("expected KEY=VALUE, for example env=prod")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Reads a change of a label: `KEY=VALUE`, or `KEY-` to remove it.
+pub(super) fn label_change(text: &str) -> Result<(String, Option<String>), String> {
+    match text.strip_suffix('-') {
+        Some(key) if !key.is_empty() && !key.contains('=') => Ok((key.to_owned(), None)),
+        _ if text.contains('=') => label(text).map(|(key, value)| (key, Some(value))),
+        _ => Err("expected KEY=VALUE to set a label, or KEY- to remove one".to_owned()),
+    }
+}
+
+/// Reads the name of an event, in any case.
+pub(super) fn event_kind(text: &str) -> Result<String, String> {
+    let name = text.to_uppercase();
+    if event_names().contains(&name) {
+        return Ok(name);
+    }
+    Err(format!("the events are {}", event_names().join(", ")))
+}
+
+/// Most CPUs in a range: more than any host has.
+const MAX_CPUS: u32 = 1 << 16;
+
+/// Reads a pin: a vCPU, `=`, and host CPUs as a list of numbers and ranges, `0-3,6`.
+pub(super) fn pin(text: &str) -> Result<CpuPin, String> {
+    const EXPECTED: &str = "expected VCPU=CPUS, for example 0=0-3 or 1=1,3";
+    let cpu = |text: &str| {
+        let number = number(text).ok_or(EXPECTED)?;
+        let number = number.and_then(|number| u32::try_from(number).ok());
+        number.ok_or_else(|| format!("{text}: the number is too large"))
+    };
+    let (vcpu, cpus) = text.split_once('=').ok_or(EXPECTED)?;
+    let vcpu = cpu(vcpu)?;
+    let mut host_cpus = Vec::new();
+    for range in cpus.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (cpu(first)?, cpu(last)?);
+        if first > last {
+            return Err(format!("{range}: the range ends before it begins"));
+        }
+        if last - first >= MAX_CPUS {
+            return Err(format!("{range}: the range is too long"));
+        }
+        host_cpus.extend(first..=last);
+    }
+    Ok(CpuPin { vcpu, host_cpus })
 }
 
 /// Reads a size in bytes: `65536`, `64K`, `16M`, `2G`, `1T`.
@@ -108,6 +197,20 @@ pub(super) fn qmp(text: &str) -> Result<String, String> {
     serial(&format!("unix:{path}")).map_err(|_| "expected a path".to_owned())
 }
 
+/// The words between single commas, with double ones made single: as with QEMU, a comma that belongs to a value is
+/// written twice.
+pub(super) fn split(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        match words.last_mut() {
+            Some(word) if char != ',' || chars.next_if_eq(&',').is_some() => word.push(char),
+            _ => words.push(String::new()),
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +252,28 @@ mod tests {
             "é",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pins_are_a_vcpu_and_a_list_of_host_cpus() {
+        let read = |text| pin(text).map(|pin| (pin.vcpu, pin.host_cpus));
+        assert_eq!(read("0=0"), Ok((0, vec![0])));
+        assert_eq!(read("63=1,3"), Ok((63, vec![1, 3])));
+        assert_eq!(read("1=0-3,6,8-9"), Ok((1, vec![0, 1, 2, 3, 6, 8, 9])));
+        assert_eq!(read("1=5-5"), Ok((1, vec![5])));
+        for bad in [
+            "", "0", "=", "0=", "=0", "a=0", "0=a", "0=1,", "0=,1", "0=1-", "0=-1", "0=1-2-3",
+            "0=+1", "0= 1", "0:1",
+        ] {
+            assert!(pin(bad).unwrap_err().starts_with("expected VCPU"), "{bad}");
+        }
+        for (bad, says) in [
+            ("0=3-1", "3-1: the range ends before it begins"),
+            ("0=0-65536", "0-65536: the range is too long"),
+            ("4294967296=0", "4294967296: the number is too large"),
+        ] {
+            assert_eq!(pin(bad), Err(says.to_owned()));
         }
     }
 

@@ -1,19 +1,35 @@
 //! Machines and events for people: messages in, cells and lines out.
 
+use prost_types::Timestamp;
 use serde_json::Value;
 
-use super::table;
+use super::{
+    restart,
+    table::{self, Layout},
+    tone::Tone,
+};
 use crate::{
     json,
     names::{Spelled, event_data, event_name},
-    v1::{Event, RunState, ShutdownCause, Vm, VmEnd, VmPhase, VmStatus, vm_end},
+    v1::{
+        CpuModel, CpuPin, Event, RunState, ShutdownCause, VirtioTransport, Vm, VmEnd, VmPhase,
+        VmStatus, vm_end,
+    },
 };
 
 /// The headings of [`machine`].
 pub(super) const MACHINE: [&str; 7] = ["NAME", "PHASE", "STATE", "VCPUS", "MEMORY", "SEQ", "END"];
 
 const EVENT: [&str; 6] = ["SEQ", "TIME", "VM", "EVENT", "DATA", "STATE"];
-const EVENT_WIDTHS: [usize; 6] = [6, 24, 12, 17, 40, 0];
+const EVENT_WIDTHS: [usize; 6] = [6, TIME, 12, 17, 40, 0];
+/// The same on a terminal, where DATA has what is left, but at least its part here.
+const EVENT_FITS: [usize; 6] = [6, TIME, 12, 17, 20, 14];
+/// On a narrow one: 80 columns, without dates.
+const EVENT_NARROW: [usize; 6] = [6, CLOCK, 10, 14, 14, 14];
+/// A time in milliseconds.
+const TIME: usize = "2026-11-22T16:51:06.084Z".len();
+/// The same without date and zone.
+const CLOCK: usize = "16:51:06.084".len();
 
 /// A machine's row.
 pub(super) fn machine(vm: &Vm) -> [String; 7] {
@@ -28,13 +44,26 @@ pub(super) fn machine(vm: &Vm) -> [String; 7] {
             .map_or_else(dash, |count| count.to_string()),
         definition.memory_bytes.map_or_else(dash, size),
         status.seq.to_string(),
-        status.end.as_ref().map_or_else(dash, end),
+        match (&status.end, &status.next_start_time) {
+            (Some(how), Some(time)) => format!("{}; starts at {}", end(how), millis(time)),
+            (Some(how), None) => end(how),
+            (None, _) => dash(),
+        },
     ]
+}
+
+/// Where a machine is: its run state or, once it has ended, that.
+pub(super) fn state(vm: &Vm) -> String {
+    let status = vm.status.clone().unwrap_or_default();
+    match &status.end {
+        Some(how) => format!("ended ({})", end(how)),
+        None => word::<RunState>(status.state).to_owned(),
+    }
 }
 
 /// Everything about a machine, a line each.
 pub(super) fn details(vm: &Vm) -> Vec<String> {
-    let [name, phase, state, vcpus, memory, seq, end] = machine(vm);
+    let [name, phase, state, vcpus, memory, seq, _] = machine(vm);
     let status = vm.status.clone().unwrap_or_default();
     let definition = vm.definition.clone().unwrap_or_default();
     let or_dash = |text: &str| {
@@ -44,9 +73,21 @@ pub(super) fn details(vm: &Vm) -> Vec<String> {
             printable(text)
         }
     };
-    let firmware = match definition.firmware.as_str() {
-        "" => "(built-in probe guest)".to_owned(),
-        path => printable(path),
+    let boot = match (definition.kernel.as_str(), definition.firmware.as_str()) {
+        ("", "") => vec![("firmware", "(built-in probe guest)".to_owned())],
+        ("", path) => vec![("firmware", printable(path))],
+        (path, _) => vec![
+            ("kernel", printable(path)),
+            ("initrd", or_dash(&definition.initrd)),
+            ("cmdline", or_dash(&definition.cmdline)),
+        ],
+    };
+    let cpu = match definition.cpu_template.as_str() {
+        "" => word::<CpuModel>(definition.cpu_model).to_owned(),
+        path => {
+            let model = word::<CpuModel>(definition.cpu_model);
+            format!("{model}, with template {}", printable(path))
+        }
     };
     let actions = status
         .actions
@@ -56,30 +97,100 @@ pub(super) fn details(vm: &Vm) -> Vec<String> {
         Some(_) => format!("{state} (its last)"),
         None => state,
     };
-    [
+    let head = [
         ("name", name),
         ("id", or_dash(&vm.id)),
+        ("labels", labels(vm)),
+        ("etag", or_dash(&vm.etag)),
         ("phase", phase),
         ("state", state),
-        ("end", end),
+        ("end", status.end.as_ref().map_or_else(dash, end)),
         ("vcpus", vcpus),
+        ("cpu", cpu),
+        ("pins", pins(&definition.cpu_pins)),
         ("memory", memory),
-        ("firmware", firmware),
+    ];
+    let disks = definition.disks.iter().enumerate();
+    let disks = disks.map(|(index, disk)| (format!("d{index}"), words(&json::disk(disk))));
+    let nets = definition.nets.iter().enumerate();
+    let nets = nets.map(|(index, net)| (format!("n{index}"), words(&json::net(net))));
+    let rng = if definition.rng { "virtio" } else { "-" };
+    let vsock = definition.vsock.as_ref();
+    let vsock = vsock.map_or_else(dash, |vsock| words(&json::vsock(vsock)));
+    let balloon = definition.balloon.as_ref();
+    let balloon = balloon.map_or_else(dash, |balloon| words(&json::balloon_device(balloon)));
+    let ports = definition.console_ports.iter();
+    let ports = ports.map(|port| ("port".to_owned(), words(&json::console_port(port))));
+    let restart = restart::shown(definition.restart.as_ref(), &status);
+    let tail = [
+        ("rng", rng.to_owned()),
+        ("vsock", vsock),
+        ("balloon", balloon),
+        (
+            "virtio",
+            word::<VirtioTransport>(definition.virtio_transport).to_owned(),
+        ),
         ("serial", or_dash(&definition.serial_socket)),
         ("qmp", or_dash(&definition.qmp_socket)),
         ("actions", actions),
+        ("restart", restart),
         (
             "created",
             vm.create_time.as_ref().map_or_else(dash, json::time),
         ),
         (
+            "started",
+            status.start_time.as_ref().map_or_else(dash, json::time),
+        ),
+        (
             "seq",
             format!("{seq} (the machine's own: {})", status.vm_seq),
         ),
-    ]
-    .iter()
-    .map(|(key, value)| table::row(&[format!("{key}:"), value.clone()], &[9, 0]))
-    .collect()
+    ];
+    let named = |(key, value): (&str, String)| (key.to_owned(), value);
+    let (head, boot) = (head.into_iter().map(named), boot.into_iter().map(named));
+    head.chain(boot)
+        .chain(disks)
+        .chain(ports)
+        .chain(nets)
+        .chain(tail.into_iter().map(named))
+        .map(|(key, value)| table::row(&[format!("{key}:"), value], &[9, 0]))
+        .collect()
+}
+
+/// A machine's labels, as `--label` takes them.
+pub(super) fn labels(vm: &Vm) -> String {
+    if vm.labels.is_empty() {
+        return dash();
+    }
+    let labels = vm.labels.iter();
+    let labels = labels.map(|(key, value)| format!("{}={}", printable(key), printable(value)));
+    labels.collect::<Vec<_>>().join(",")
+}
+
+/// Pinned vCPUs, as `--pin` takes them.
+fn pins(pins: &[CpuPin]) -> String {
+    if pins.is_empty() {
+        return dash();
+    }
+    let pin = |pin: &CpuPin| format!("{}={}", pin.vcpu, ranges(&pin.host_cpus));
+    pins.iter().map(pin).collect::<Vec<_>>().join(" ")
+}
+
+/// Numbers with neighbours drawn together: `0-3,6`.
+fn ranges(numbers: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let run = |&(first, last): &(u32, u32)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(",")
 }
 
 /// A machine's status in one line.
@@ -91,9 +202,60 @@ pub(super) fn status(name: &str, status: &VmStatus, seq: u64) -> String {
     format!("{}: {state}, event {seq}", printable(name))
 }
 
-/// The headings of [`event`].
-pub(super) fn event_heads() -> String {
-    table::row(&EVENT, &EVENT_WIDTHS)
+/// The table of events. Its columns have fixed widths, as the lines to come are not known.
+pub(super) struct Events {
+    layout: Layout,
+    /// There is no room for dates.
+    clock: bool,
+    colored: bool,
+}
+
+impl Events {
+    /// In at most `columns`, if that is given.
+    pub(super) fn new(columns: Option<usize>, colored: bool) -> Self {
+        let Some(columns) = columns else {
+            let layout = Layout::new(&EVENT_WIDTHS, None);
+            return Self {
+                layout,
+                clock: false,
+                colored,
+            };
+        };
+        let taken = |widths: &[usize; 6]| widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+        let clock = columns < taken(&EVENT_FITS);
+        let mut widths = if clock { EVENT_NARROW } else { EVENT_FITS };
+        let left = columns.saturating_sub(taken(&widths));
+        let [_, _, _, _, data, _] = &mut widths;
+        *data += left;
+        Self {
+            layout: Layout::new(&widths, Some(columns)),
+            clock,
+            colored,
+        }
+    }
+
+    /// The headings.
+    pub(super) fn heads(&self) -> String {
+        self.layout.line(&EVENT)
+    }
+
+    /// An event in one line.
+    pub(super) fn line(&self, event: &Event) -> String {
+        let mut cells = self::event(event);
+        if self.clock {
+            let [_, time, ..] = &mut cells;
+            let clock = time.split('T').next_back().unwrap_or_default();
+            *time = clock.trim_end_matches('Z').to_owned();
+        }
+        if !self.colored {
+            return self.layout.line(&cells);
+        }
+        let tone = event.kind.as_ref().map_or(Tone::Plain, Tone::of_event);
+        let plain = Tone::Plain;
+        let state = Tone::of_state(event.state());
+        let tones = [Tone::Faint, Tone::Faint, plain, tone, plain, state];
+        self.layout.painted(&cells, &tones)
+    }
 }
 
 /// An event's data without the time at which a machine ended: the line has it.
@@ -104,30 +266,27 @@ fn shown(mut data: Value) -> Value {
     data
 }
 
-/// An event in one line. The columns have fixed widths, as the lines to come are not known.
-pub(super) fn event(event: &Event) -> String {
-    let time = event.time.as_ref().map_or_else(dash, |time| {
-        let full = json::time(time);
-        let millis = full.len().saturating_sub("000000Z".len());
-        format!("{}Z", full.get(..millis).unwrap_or_default())
-    });
-    let data = event
-        .kind
-        .as_ref()
-        .map(|kind| words(&shown(event_data(kind))));
-    let cells = [
+/// An event's cells: its number, time, machine, name, data, and the run state after it.
+pub(super) fn event(event: &Event) -> [String; 6] {
+    let time = event.time.as_ref().map_or_else(dash, millis);
+    let kind = event.kind.as_ref();
+    let data = kind.map(|kind| words(&shown(event_data(kind))));
+    [
         event.seq.to_string(),
         time,
         printable(&event.vm_name),
-        event
-            .kind
-            .as_ref()
-            .map_or("(unknown)", event_name)
-            .to_owned(),
+        kind.map_or("(unknown)", event_name).to_owned(),
         data.filter(|text| !text.is_empty()).unwrap_or_else(dash),
-        word::<RunState>(event.state).to_owned(),
-    ];
-    table::row(&cells, &EVENT_WIDTHS)
+        // A call of the audit trail leaves none.
+        RunState::spelling_of(event.state).unwrap_or("-").to_owned(),
+    ]
+}
+
+/// A time in milliseconds.
+fn millis(time: &Timestamp) -> String {
+    let full = json::time(time);
+    let millis = full.len().saturating_sub("000000Z".len());
+    format!("{}Z", full.get(..millis).unwrap_or_default())
 }
 
 /// How a machine ended, in a few words.
@@ -135,6 +294,7 @@ fn end(end: &VmEnd) -> String {
     let how = match end.kind() {
         vm_end::Kind::Failed => format!("failed: {}", printable(&end.failure)),
         vm_end::Kind::Watchdog => "watchdog".to_owned(),
+        vm_end::Kind::Lost => "lost: the daemon died".to_owned(),
         vm_end::Kind::Shutdown => word::<ShutdownCause>(end.cause).to_owned(),
         vm_end::Kind::Unspecified => "unknown".to_owned(),
     };
@@ -154,7 +314,7 @@ fn words(object: &Value) -> String {
 }
 
 /// Bytes in the largest unit that needs no fraction.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
     let whole = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
     match units.into_iter().find(|(shift, _)| whole(*shift)) {
@@ -163,16 +323,17 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn word<E: Spelled>(raw: i32) -> &'static str {
+/// The spelling of a message's field.
+pub(super) fn word<E: Spelled>(raw: i32) -> &'static str {
     E::spelling_of(raw).unwrap_or("unknown")
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".to_owned()
 }
 
 /// Text of others, with whatever could drive a terminal written out.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .fold(String::with_capacity(text.len()), |mut safe, c| {
             match c.is_control() {
@@ -185,14 +346,12 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::Timestamp;
-
     use super::*;
     use crate::v1::event::{Kind, Reset};
 
     #[test]
     fn an_event_is_one_aligned_line() {
-        let line = event(&Event {
+        let event = Event {
             seq: 7,
             time: Some(Timestamp {
                 seconds: 0,
@@ -205,14 +364,27 @@ mod tests {
                 reason: ShutdownCause::GuestReset.into(),
             })),
             ..Default::default()
-        });
-        let heads = event_heads();
+        };
+        let table = Events::new(None, false);
+        let (heads, line) = (table.heads(), table.line(&event));
         assert_eq!(
             line,
             "7       1970-01-01T00:00:00.123Z  web           RESET              guest=true reason=guest-reset             running"
         );
         assert_eq!(heads.find("STATE"), line.find("running"));
         assert_eq!(heads.find("EVENT"), line.find("RESET"));
+
+        let wide = Events::new(Some(132), false).line(&event);
+        assert_eq!(
+            wide,
+            "7       1970-01-01T00:00:00.123Z  web           RESET              guest=true reason=guest-reset                      running"
+        );
+        let narrow = Events::new(Some(80), true).line(&event);
+        assert_eq!(
+            narrow,
+            "\x1b[2m7\x1b[0m       \x1b[2m00:00:00.123\x1b[0m  web         \x1b[33mRESET\x1b[0m           \
+             guest=true re…  \x1b[32mrunning\x1b[0m"
+        );
     }
 
     #[test]
@@ -236,6 +408,39 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(status("a", &live, 3), "a: paused, event 3");
+
+        let mut vm = Vm {
+            status: Some(VmStatus {
+                next_start_time: Some(Timestamp::default()),
+                end: Some(VmEnd {
+                    kind: vm_end::Kind::Watchdog.into(),
+                    exit_status: 1,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let [.., end] = machine(&vm);
+        assert_eq!(end, "watchdog, exit 1; starts at 1970-01-01T00:00:00.000Z");
+        vm.status = Some(live);
+        let [.., end] = machine(&vm);
+        assert_eq!(end, "-");
+    }
+
+    #[test]
+    fn pins_are_shown_as_they_are_typed() {
+        let pin = |vcpu, host_cpus: &[u32]| CpuPin {
+            vcpu,
+            host_cpus: host_cpus.to_vec(),
+        };
+        assert_eq!(pins(&[]), "-");
+        let some = [
+            pin(0, &[2]),
+            pin(3, &[0, 1, 2, 6, 8, 7]),
+            pin(1, &[u32::MAX]),
+        ];
+        assert_eq!(pins(&some), "0=2 3=0-2,6,8,7 1=4294967295");
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! One table for each enum, read both ways through [`Spelled`]; [`event_name`] and [`event_data`]
 //! give an event's name and data as QEMU's monitor would.
 
+mod audit;
 mod event;
 
-pub use event::{event_data, event_name};
+pub use event::{event_data, event_name, event_names};
 
 use crate::v1::{
-    PanicAction, RebootAction, RunState, ShutdownAction, ShutdownCause, VmPhase, WatchdogAction,
-    event::GuestPanicAction, vm_end,
+    CpuModel, DiskFormat, ErrorPolicy, ExitKind, IoEngine, PanicAction, RebootAction, RestartMode,
+    RunState, ShutdownAction, ShutdownCause, VirtioTransport, VmPhase, WatchdogAction,
+    event::{BlockErrorAction, BlockOperation, DeviceFault, GuestPanicAction},
+    vm_end,
 };
 
 /// An enum of the interface whose values have a spelling.
@@ -110,6 +113,59 @@ spelled! {
         Poweroff "poweroff",
         Run "run",
     }
+    CpuModel {
+        Host "host",
+        Portable "portable",
+    }
+    VirtioTransport {
+        Mmio "mmio",
+        Pci "pci",
+    }
+    BlockOperation {
+        Read "read",
+        Write "write",
+    }
+    BlockErrorAction {
+        Ignore "ignore",
+        Report "report",
+        Stop "stop",
+    }
+    DeviceFault {
+        Rings "rings",
+        Chain "chain",
+        Request "request",
+        Queue "queue",
+        Host "host",
+        Panic "panic",
+    }
+    ErrorPolicy {
+        Report "report",
+        Ignore "ignore",
+        Enospc "enospc",
+        Stop "stop",
+    }
+    IoEngine {
+        Auto "auto",
+        IoUring "io-uring",
+        Threads "threads",
+    }
+    DiskFormat {
+        Raw "raw",
+        Qcow2 "qcow2",
+    }
+    ExitKind {
+        Io "io",
+        Mmio "mmio",
+        Hlt "hlt",
+        IrqWindow "irq-window",
+        Shutdown "shutdown",
+        SystemEvent "system-event",
+        InternalError "internal-error",
+        FailEntry "fail-entry",
+        Other "other",
+        Failed "failed",
+        Intr "intr",
+    }
     VmPhase {
         Live "live",
         Ended "ended",
@@ -118,6 +174,12 @@ spelled! {
         Shutdown "shutdown",
         Watchdog "watchdog",
         Failed "failed",
+        Lost "lost",
+    }
+    RestartMode {
+        Never "never",
+        OnFailure "on-failure",
+        Always "always",
     }
 }
 
@@ -153,13 +215,23 @@ mod tests {
     fn every_value_of_every_enum_round_trips() {
         complete(RunState::as_str_name, "RUN_STATE_");
         complete(ShutdownCause::as_str_name, "SHUTDOWN_CAUSE_");
+        complete(BlockOperation::as_str_name, "BLOCK_OPERATION_");
+        complete(BlockErrorAction::as_str_name, "BLOCK_ERROR_ACTION_");
+        complete(DeviceFault::as_str_name, "DEVICE_FAULT_");
+        complete(IoEngine::as_str_name, "IO_ENGINE_");
+        complete(DiskFormat::as_str_name, "DISK_FORMAT_");
+        complete(ErrorPolicy::as_str_name, "ERROR_POLICY_");
         complete(RebootAction::as_str_name, "REBOOT_ACTION_");
         complete(ShutdownAction::as_str_name, "SHUTDOWN_ACTION_");
         complete(PanicAction::as_str_name, "PANIC_ACTION_");
         complete(WatchdogAction::as_str_name, "WATCHDOG_ACTION_");
         complete(GuestPanicAction::as_str_name, "GUEST_PANIC_ACTION_");
+        complete(CpuModel::as_str_name, "CPU_MODEL_");
+        complete(VirtioTransport::as_str_name, "VIRTIO_TRANSPORT_");
+        complete(ExitKind::as_str_name, "EXIT_KIND_");
         complete(VmPhase::as_str_name, "VM_PHASE_");
         complete(vm_end::Kind::as_str_name, "KIND_");
+        complete(RestartMode::as_str_name, "RESTART_MODE_");
         assert_eq!(RunState::TABLE.len(), 16);
     }
 }

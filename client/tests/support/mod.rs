@@ -104,7 +104,7 @@ fn vm(name: &str, phase: VmPhase, state: RunState) -> Vm {
         id: format!("id-of-{name}"),
         definition: Some(definition),
         status: Some(status),
-        create_time: None,
+        ..Default::default()
     }
 }
 
@@ -184,7 +184,19 @@ service! {
     inject_nmi(InjectNmiRequest);
     set_action(SetActionRequest);
     quit(QuitRequest);
+    resize_disk(ResizeDiskRequest);
+    balloon(BalloonRequest);
+    set_link(SetLinkRequest);
+    device_del(DeviceDelRequest);
     {
+        async fn query_balloon(
+            &self,
+            request: Request<v1::QueryBalloonRequest>,
+        ) -> Result<Response<v1::QueryBalloonResponse>, Status> {
+            self.find(&request.into_inner().name).await?;
+            Ok(Response::new(Default::default()))
+        }
+
         async fn create_vm(
             &self,
             request: Request<v1::CreateVmRequest>,
@@ -195,12 +207,24 @@ service! {
             Ok(Response::new(v1::CreateVmResponse { vm: Some(vm), seq: 9 }))
         }
 
+        async fn device_add(
+            &self,
+            request: Request<v1::DeviceAddRequest>,
+        ) -> Result<Response<v1::DeviceAddResponse>, Status> {
+            let vm = self.find(&request.into_inner().name).await?;
+            Ok(Response::new(v1::DeviceAddResponse {
+                device: "d1".to_owned(),
+                status: vm.status,
+                seq: 9,
+            }))
+        }
+
         async fn get_vm(
             &self,
             request: Request<v1::GetVmRequest>,
         ) -> Result<Response<v1::GetVmResponse>, Status> {
             let vm = Some(self.find(&request.into_inner().name).await?);
-            Ok(Response::new(v1::GetVmResponse { vm }))
+            Ok(Response::new(v1::GetVmResponse { vm, stats: None }))
         }
 
         async fn list_vms(
@@ -208,7 +232,17 @@ service! {
             _: Request<v1::ListVmsRequest>,
         ) -> Result<Response<v1::ListVmsResponse>, Status> {
             let vms = vec![self.find("a").await?, self.find("ended").await?];
-            Ok(Response::new(v1::ListVmsResponse { vms, seq: 9 }))
+            Ok(Response::new(v1::ListVmsResponse { vms, seq: 9, ..Default::default() }))
+        }
+
+        async fn update_vm(
+            &self,
+            request: Request<v1::UpdateVmRequest>,
+        ) -> Result<Response<v1::UpdateVmResponse>, Status> {
+            let request = request.into_inner();
+            let mut vm = self.find(&request.name).await?;
+            vm.labels = request.labels;
+            Ok(Response::new(v1::UpdateVmResponse { vm: Some(vm), seq: 10 }))
         }
 
         async fn delete_vm(
@@ -258,26 +292,29 @@ service! {
 
         type WatchVmsStream = Replies<v1::WatchVmsResponse>;
 
-        /// Machine "a" pauses after a while; the others stay as they are.
+        /// Machine "a" pauses after a while; the others stay as they are. All: "a" and "ended".
         async fn watch_vms(
             &self,
             request: Request<v1::WatchVmsRequest>,
         ) -> Result<Response<Self::WatchVmsStream>, Status> {
             let name = request.into_inner().name;
-            let now = self.find(&name).await.ok();
+            let mut now = Vec::new();
+            for name in if name.is_empty() { vec!["a", "ended"] } else { vec![name.as_str()] } {
+                now.extend(self.find(name).await.ok());
+            }
             let (replies, queue) = mpsc::channel(16);
             tokio::spawn(async move {
                 let send = async |update| {
                     let reply = v1::WatchVmsResponse { update: Some(update), seq: 9 };
                     let _ = replies.send(Ok(reply)).await;
                 };
-                if let Some(vm) = now {
+                for vm in now {
                     send(Update::Vm(vm)).await;
                 }
                 send(Update::Synced(v1::watch_vms_response::Synced {})).await;
-                if name == "a" {
+                if ["", "a"].contains(&name.as_str()) {
                     sleep(Duration::from_millis(50)).await;
-                    send(Update::Vm(vm(&name, VmPhase::Live, RunState::Paused))).await;
+                    send(Update::Vm(vm("a", VmPhase::Live, RunState::Paused))).await;
                 }
                 replies.closed().await;
             });

@@ -9,15 +9,15 @@
 mod play;
 mod script;
 
-use std::{io, time::Duration};
+use std::io;
 
 use thiserror::Error;
 use tokio::sync::oneshot;
 use vmctl::{Client, Endpoint, EndpointError};
 
 use crate::{
-    event_log::DEFAULT_CAPACITY,
-    logging::{self, Format},
+    config::LogFormat,
+    logging,
     server::{self, Config, ServeError},
 };
 
@@ -59,14 +59,13 @@ pub enum DemoError {
 /// Runs the demonstration; fails if anything differs from what the run-state rules say.
 pub async fn run() -> Result<(), DemoError> {
     // One story at a time: the daemon's log only if VMD_LOG asks for it.
-    logging::start(Format::Text, "off");
+    let filter = std::env::var("VMD_LOG").unwrap_or_else(|_| "off".to_owned());
+    logging::start(LogFormat::Text, &filter);
     let directory = tempfile::tempdir()?;
     let endpoint = Endpoint::unix(directory.path().join("vmd.sock"))?;
     let config = Config {
-        listen: vec![endpoint.clone()],
-        data_dir: None,
-        events_kept: DEFAULT_CAPACITY,
-        grace: Duration::ZERO,
+        listen: vec![endpoint.clone().into()],
+        ..Config::default()
     };
     let (end, ended) = oneshot::channel::<()>();
     let bound = server::bind(config).await?;

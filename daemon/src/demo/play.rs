@@ -135,6 +135,7 @@ impl Player<'_> {
             name: NAME.to_owned(),
             definition: Some(definition),
             paused: true,
+            ..Default::default()
         };
         self.client
             .create(request)

@@ -34,6 +34,12 @@ const NAMES: [&str; 17] = [
 
 /// Carries a request out.
 pub(super) async fn execute(machine: &Machine, request: Request) -> Result<Value, QmpError> {
+    if request.out_of_band && NAMES.contains(&request.execute.as_str()) {
+        return Err(QmpError::generic(format!(
+            "The command {} does not support OOB",
+            request.execute
+        )));
+    }
     let mut arguments = Arguments::new(request.arguments);
     let command = match request.execute.as_str() {
         "stop" => Command::Stop,
@@ -71,6 +77,8 @@ pub(super) async fn execute(machine: &Machine, request: Request) -> Result<Value
             return monitor::execute(machine, &line).await.map(Value::String);
         }
         "qmp_capabilities" => {
+            arguments.strings("enable")?;
+            arguments.finish()?;
             return Err(QmpError::not_found(
                 "Capabilities negotiation is already complete, command ignored",
             ));

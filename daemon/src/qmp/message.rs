@@ -12,7 +12,7 @@ fn version() -> Value {
 
 /// The first thing that a client is sent.
 pub(super) fn greeting() -> Value {
-    json!({ "QMP": { "version": version(), "capabilities": [] } })
+    json!({ "QMP": { "version": version(), "capabilities": ["oob"] } })
 }
 
 /// The reply to `query-version`.
@@ -55,10 +55,13 @@ impl QmpError {
 pub(super) struct Request {
     pub(super) execute: String,
     pub(super) arguments: Map<String, Value>,
+    /// Whether it is not to wait for those before it.
+    pub(super) out_of_band: bool,
 }
 
-/// Takes a request apart. The `id` is there also when the rest is wrong, for the error's reply.
-pub(super) fn parse(value: Value) -> (Option<Value>, Result<Request, QmpError>) {
+/// Takes a request apart. The `id` is there also when the rest is wrong, for the error's reply. `oob`: whether a request
+/// may be out of band.
+pub(super) fn parse(value: Value, oob: bool) -> (Option<Value>, Result<Request, QmpError>) {
     let Value::Object(mut members) = value else {
         return (
             None,
@@ -66,35 +69,55 @@ pub(super) fn parse(value: Value) -> (Option<Value>, Result<Request, QmpError>) 
         );
     };
     let id = members.remove("id");
-    (id, parse_members(members))
+    (id, parse_members(members, oob))
 }
 
-fn parse_members(members: Map<String, Value>) -> Result<Request, QmpError> {
-    let mut execute = None;
-    let mut arguments = Map::new();
-    for (name, value) in members {
-        match (name.as_str(), value) {
-            ("execute", Value::String(command)) => execute = Some(command),
-            ("execute", _) => {
-                return Err(QmpError::generic(
-                    "QMP input member 'execute' must be a string",
-                ));
-            }
-            ("arguments", Value::Object(members)) => arguments = members,
-            ("arguments", _) => {
-                return Err(QmpError::generic(
-                    "QMP input member 'arguments' must be an object",
-                ));
-            }
-            (other, _) => {
-                return Err(QmpError::generic(format!(
-                    "QMP input member '{other}' is unexpected"
-                )));
-            }
-        }
+fn parse_members(mut members: Map<String, Value>, oob: bool) -> Result<Request, QmpError> {
+    if !oob && members.contains_key("exec-oob") {
+        return Err(unexpected("exec-oob"));
     }
-    let execute = execute.ok_or_else(|| QmpError::generic("QMP input lacks member 'execute'"))?;
-    Ok(Request { execute, arguments })
+    let urgent = command(&mut members, "exec-oob")?;
+    let execute = command(&mut members, "execute")?;
+    if execute.is_some() && urgent.is_some() {
+        return Err(QmpError::generic(
+            "QMP input member 'execute' clashes with 'exec-oob'",
+        ));
+    }
+    let out_of_band = urgent.is_some();
+    let arguments = match members.remove("arguments") {
+        None => Map::new(),
+        Some(Value::Object(arguments)) => arguments,
+        Some(_) => {
+            return Err(QmpError::generic(
+                "QMP input member 'arguments' must be an object",
+            ));
+        }
+    };
+    if let Some(name) = members.keys().next() {
+        return Err(unexpected(name));
+    }
+    let execute = execute
+        .or(urgent)
+        .ok_or_else(|| QmpError::generic("QMP input lacks member 'execute'"))?;
+    Ok(Request {
+        execute,
+        arguments,
+        out_of_band,
+    })
+}
+
+fn unexpected(name: &str) -> QmpError {
+    QmpError::generic(format!("QMP input member '{name}' is unexpected"))
+}
+
+fn command(members: &mut Map<String, Value>, name: &str) -> Result<Option<String>, QmpError> {
+    match members.remove(name) {
+        None => Ok(None),
+        Some(Value::String(command)) => Ok(Some(command)),
+        Some(_) => Err(QmpError::generic(format!(
+            "QMP input member '{name}' must be a string"
+        ))),
+    }
 }
 
 /// A reply to the request with this `id`.
@@ -120,12 +143,15 @@ mod tests {
     use super::*;
 
     fn error_of(value: Value) -> String {
-        parse(value).1.unwrap_err().desc
+        parse(value, false).1.unwrap_err().desc
     }
 
     #[test]
     fn a_request_has_execute_arguments_and_id() {
-        let (id, request) = parse(json!({"execute": "a", "arguments": {"b": 1}, "id": [1]}));
+        let (id, request) = parse(
+            json!({"execute": "a", "arguments": {"b": 1}, "id": [1]}),
+            false,
+        );
         assert_eq!(id, Some(json!([1])));
         let request = request.unwrap();
         assert_eq!(
@@ -153,8 +179,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_out_of_band_only_if_that_was_agreed_on() {
+        let parse = |value, oob| parse(value, oob).1.map_err(|error| error.desc);
+        let unexpected = Err("QMP input member 'exec-oob' is unexpected".to_owned());
+        assert_eq!(parse(json!({"exec-oob": 1}), false), unexpected);
+        let request = parse(json!({"exec-oob": "a"}), true).unwrap();
+        assert_eq!((request.execute.as_str(), request.out_of_band), ("a", true));
+        assert_eq!(
+            parse(json!({"exec-oob": "a", "execute": "a"}), true),
+            Err("QMP input member 'execute' clashes with 'exec-oob'".to_owned())
+        );
+        assert_eq!(
+            parse(json!({"exec-oob": null}), true),
+            Err("QMP input member 'exec-oob' must be a string".to_owned())
+        );
+    }
+
+    #[test]
     fn the_id_comes_back_with_errors_too() {
-        let (id, request) = parse(json!({"id": {"a": null}, "execute": 1}));
+        let (id, request) = parse(json!({"id": {"a": null}, "execute": 1}), false);
         let reply = reply(id, request.map(|_| json!({})));
         assert_eq!(reply["id"], json!({"a": null}));
         assert_eq!(reply["error"]["class"], "GenericError");

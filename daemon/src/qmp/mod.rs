@@ -9,21 +9,25 @@
 //!
 //! | file | what is there |
 //! | --- | --- |
-//! | `input` | cutting the byte stream into JSON values, bounded |
+//! | `input` | cutting the byte stream into JSON values, bounded: `lexer`, `parser` |
 //! | `message` | greeting, requests, replies, errors: what QMP looks like |
 //! | `commands`, `arguments` | which commands there are, and what they take |
-//! | `monitor` | the few lines of the human monitor |
-//! | `events` | events in QEMU's form, WATCHDOG at most once a second |
+//! | `monitor`, `expression` | the few lines of the human monitor, and their numbers |
+//! | `events` | events in QEMU's form |
+//! | `door` | what all clients share: WATCHDOG at most once a second, the end |
 //! | `session`, `socket` | one client; the socket |
 
 mod arguments;
 mod commands;
+mod door;
 mod events;
+mod expression;
 mod input;
 mod message;
 mod monitor;
 mod session;
 mod socket;
 
+pub(crate) use door::Door;
 pub(crate) use session::{Machine, serve};
 pub(crate) use socket::open;

@@ -5,15 +5,16 @@ use std::{io, sync::Arc};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 use vmd_proto::v1::{Event, event::Kind};
 
 use super::{
     arguments::{Arguments, not_accepted},
     commands,
-    events::{self, WatchdogLimit},
-    input::{Input, InputError},
+    door::Door,
+    events,
+    input::Input,
     message::{self, QmpError, Request},
 };
 use crate::{Daemon, event_log::Cursor, vm::VmHandle};
@@ -26,22 +27,26 @@ const READ: usize = 4096;
 pub(crate) struct Machine {
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) vm: Arc<VmHandle>,
+    pub(crate) door: Arc<Door>,
 }
 
-/// Serves one client until it goes away or the machine has ended.
+/// Serves one client until it goes away or the machine's monitors are closed.
 pub(crate) async fn serve(
     machine: Machine,
     mut reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
+    // First: a WATCHDOG event that comes in between is sent rather than lost.
+    let watchdogs = machine.door.position();
     let newest = machine.daemon.events.newest();
     let mut session = Session {
         events: Cursor::new(machine.daemon.clone(), newest),
+        watchdogs,
         machine,
         writer,
         negotiated: false,
+        oob: false,
         ended: false,
-        watchdog: WatchdogLimit::default(),
     };
     session.send(&message::greeting()).await?;
     let mut input = Input::default();
@@ -49,7 +54,7 @@ pub(crate) async fn serve(
     loop {
         while let Some(value) = input.next() {
             session.request(value).await?;
-            if session.has_ended().await? {
+            if session.is_over().await? {
                 return Ok(());
             }
         }
@@ -60,7 +65,7 @@ pub(crate) async fn serve(
             },
             more = session.more_events() => {
                 session.send_events().await?;
-                if !more || session.has_ended().await? {
+                if !more || session.is_over().await? {
                     return Ok(());
                 }
             }
@@ -75,29 +80,25 @@ struct Session<W> {
     events: Cursor,
     /// Before this, a client is sent no events, and events are not kept for it.
     negotiated: bool,
-    /// The machine's end was among the events: it may run again by now, but this client's machine is gone.
+    /// Whether it may send requests out of band. No command here may be one.
+    oob: bool,
+    /// The machine's end was among the events: it may run again by now, but this client's machine is gone. The door is
+    /// closed before.
     ended: bool,
-    watchdog: WatchdogLimit,
+    /// How many of the WATCHDOG events that the door released have been sent, or were before this client's time.
+    watchdogs: u64,
 }
 
 impl<W: AsyncWrite + Unpin> Session<W> {
-    async fn request(&mut self, value: Result<Value, InputError>) -> io::Result<()> {
+    async fn request(&mut self, value: Result<Value, String>) -> io::Result<()> {
         // What came before is not for a client that negotiates only now; and if that was the end, there is nothing to do.
         self.send_events().await?;
-        if self.ended {
+        if self.is_over().await? {
             return Ok(());
         }
         let (id, request) = match value {
-            Ok(value) => message::parse(value),
-            Err(InputError::Syntax(what)) => (
-                None,
-                Err(QmpError::generic(format!("JSON parse error, {what}"))),
-            ),
-            Err(InputError::TooLong) => {
-                let error = QmpError::generic("JSON token size limit exceeded");
-                self.send(&message::reply(None, Err(error))).await?;
-                return Err(io::ErrorKind::InvalidData.into());
-            }
+            Ok(value) => message::parse(value, self.oob),
+            Err(what) => (None, Err(QmpError::generic(what))),
         };
         let result = match request {
             Ok(request) if !self.negotiated => self.negotiate(request),
@@ -117,35 +118,30 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         }
         let mut arguments = Arguments::new(request.arguments);
         let enable = arguments.strings("enable")?;
-        // The only one that QEMU knows.
-        let mut names = enable.iter().enumerate();
-        if let Some((n, name)) = names.find(|(_, name)| *name != "oob") {
-            return Err(not_accepted(&format!("enable[{n}]"), name));
+        // The only one that there is. QEMU does not say in which argument the other is.
+        if let Some(other) = enable.iter().find(|name| *name != "oob") {
+            return Err(not_accepted("null", other));
         }
         arguments.finish()?;
-        if let Some(capability) = enable.first() {
-            return Err(QmpError::generic(format!(
-                "Capability {capability} not available"
-            )));
-        }
+        self.oob = !enable.is_empty();
         self.negotiated = true;
         Ok(json!({}))
     }
 
-    /// Whether the machine has ended, and the client has all its events: then it is disconnected, as by the end of a
+    /// Whether the monitors are closed, and the client has all its events: then it is disconnected, as by the end of a
     /// QEMU process.
-    async fn has_ended(&mut self) -> io::Result<bool> {
-        if !self.ended && self.machine.vm.status().end.is_none() {
+    async fn is_over(&mut self) -> io::Result<bool> {
+        if !self.machine.door.is_closed() {
             return Ok(false);
         }
-        // SHUTDOWN was in the log before the status said so.
+        // SHUTDOWN was in the log before.
         self.send_events().await?;
         Ok(true)
     }
 
     /// Waits until there are events to send; false if there will be none any more.
     async fn more_events(&mut self) -> bool {
-        let held = self.watchdog.due();
+        let held = self.machine.door.due();
         let held = async {
             match held {
                 Some(time) => sleep_until(time).await,
@@ -155,39 +151,29 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         tokio::select! {
             more = self.events.changed() => more,
             () = held => true,
+            () = self.machine.door.closed() => true,
         }
     }
 
     /// Sends the machine's events up to now.
     async fn send_events(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        if self.watchdog.due().is_some_and(|due| due <= now)
-            && let Some(event) = self.watchdog.take(now)
-        {
-            self.send_event(&event).await?;
-        }
         while !self.ended {
             // A client too slow for the log cannot be told so in QMP: it loses its connection, and knows.
-            let events = self.events.read().map_err(io::Error::other)?;
+            let events = self.events.read().await.map_err(io::Error::other)?;
             if events.is_empty() {
-                return Ok(());
+                return self.send_watchdogs(self.events.seq).await;
             }
             for event in events {
                 if event.vm_id != self.machine.vm.record.id {
                     continue;
                 }
+                self.send_watchdogs(event.seq.saturating_sub(1)).await?;
                 if matches!(event.kind, Some(Kind::Ended(_))) {
                     self.ended = true;
                     return Ok(());
                 }
-                if !self.negotiated {
-                    continue;
-                }
-                let event = match event.kind {
-                    Some(Kind::Watchdog(_)) => self.watchdog.pass(event, Instant::now()),
-                    _ => Some(event),
-                };
-                if let Some(event) = event {
+                // The door's to release, at the latest when all that is here has been sent.
+                if !matches!(event.kind, Some(Kind::Watchdog(_))) {
                     self.send_event(&event).await?;
                 }
             }
@@ -195,9 +181,19 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         Ok(())
     }
 
+    /// Sends the WATCHDOG events that the door has released and that come before the events after number `seq`.
+    async fn send_watchdogs(&mut self, seq: u64) -> io::Result<()> {
+        for event in self.machine.door.released(&mut self.watchdogs, seq) {
+            self.send_event(&event).await?;
+        }
+        Ok(())
+    }
+
     async fn send_event(&mut self, event: &Event) -> io::Result<()> {
         match &event.kind {
-            Some(kind) if events::is_qemus(kind) => self.send(&events::message(event, kind)).await,
+            Some(kind) if self.negotiated && events::is_qemus(kind) => {
+                self.send(&events::message(event, kind)).await
+            }
             _ => Ok(()),
         }
     }

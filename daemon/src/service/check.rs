@@ -5,17 +5,33 @@ use std::path::{Path, PathBuf};
 use tonic::Status as Refusal;
 use vmd_proto::v1;
 use vmm::{
-    machine::config::{check_memory, check_vcpus},
+    machine::{
+        config::{check_memory, check_model_memory, check_vcpus},
+        cpu::{HostCpus, check_pins},
+    },
     runstate::{ActionChange, Actions},
 };
 
-use super::errors::invalid_field;
-use crate::{Daemon, convert, vm::Definition};
+use super::{
+    balloon,
+    console_ports::console_ports,
+    disks::disks,
+    errors::{access_denied, invalid_field, unauthenticated},
+    nets::nets,
+    restart::restart,
+    vsock::vsock,
+};
+use crate::{
+    Daemon,
+    access::{Caller, Reach, Role},
+    convert,
+    vm::{Definition, Kernel},
+};
 
 const DEFAULT_MEMORY: u64 = 256 << 20;
 const DEFAULT_VCPUS: u32 = 1;
 /// Longest name, in characters.
-const MAX_NAME: usize = 63;
+pub(crate) const MAX_NAME: usize = 63;
 
 /// A machine's name: `[a-z0-9]([-a-z0-9.]*[a-z0-9])?`.
 pub(super) fn name(name: &str) -> Result<(), Refusal> {
@@ -38,29 +54,148 @@ pub(super) fn name(name: &str) -> Result<(), Refusal> {
     ))
 }
 
+/// What a host can give a machine.
+pub(crate) struct Limits<'a> {
+    memory: u64,
+    vcpus: u32,
+    /// `None`: any CPU.
+    cpus: Option<&'a HostCpus>,
+}
+
+impl<'a> Limits<'a> {
+    /// Those of the daemon's host.
+    pub(super) fn of(daemon: &'a Daemon) -> Self {
+        Self {
+            memory: daemon.host_memory,
+            vcpus: daemon.host.max_vcpus(),
+            cpus: Some(daemon.host.cpus()),
+        }
+    }
+
+    /// None: for a machine that was defined before, perhaps on another host. It is checked again when it is built.
+    pub(crate) const NONE: Self = Self {
+        memory: u64::MAX,
+        vcpus: u32::MAX,
+        cpus: None,
+    };
+}
+
+/// Whether `caller` may read the audit trail.
+pub(super) fn may_audit(caller: Option<Caller>) -> Result<(), Refusal> {
+    match caller {
+        Some(Caller { peer, role }) if role != Some(Role::Admin) => {
+            let what = "WatchEvents of the audit trail";
+            Err(access_denied(what, Role::Admin, &peer, role))
+        }
+        Some(_) => Ok(()),
+        None => Err(unauthenticated("it is not known who calls")),
+    }
+}
+
+/// Where the paths that `caller` names may lead.
+pub(super) fn reach(daemon: &Daemon, caller: Option<&Caller>) -> Reach {
+    let reach = |caller: &Caller| daemon.access.policy().reach(&caller.peer);
+    caller.map(reach).unwrap_or_default()
+}
+
 /// A definition, with the defaults put in.
-pub(super) fn definition(
-    daemon: &Daemon,
+pub(crate) fn definition(
+    limits: &Limits<'_>,
+    reach: Reach,
     definition: v1::VmDefinition,
 ) -> Result<Definition, Refusal> {
     let memory_bytes = definition.memory_bytes.unwrap_or(DEFAULT_MEMORY);
-    check_memory(memory_bytes, daemon.host_memory)
+    let cpu_model = convert::cpu_model(definition.cpu_model).ok_or_else(|| {
+        let problem = format!("there is no CPU model {}", definition.cpu_model);
+        invalid_field("definition.cpu_model", &problem)
+    })?;
+    check_memory(memory_bytes, limits.memory)
+        .and_then(|()| check_model_memory(memory_bytes, cpu_model))
         .map_err(|error| invalid_field("definition.memory_bytes", &error.to_string()))?;
     let vcpus = definition.vcpus.unwrap_or(DEFAULT_VCPUS);
-    check_vcpus(vcpus, daemon.host.max_vcpus())
+    check_vcpus(vcpus, limits.vcpus)
         .map_err(|error| invalid_field("definition.vcpus", &error.to_string()))?;
+    let cpu_pins = convert::cpu_pins(definition.cpu_pins);
+    if let Some(cpus) = limits.cpus {
+        check_pins(&cpu_pins, vcpus, cpus)
+            .map_err(|error| invalid_field("definition.cpu_pins", &error.to_string()))?;
+    }
     let change = actions(
         "definition.actions",
         &definition.actions.unwrap_or_default(),
     )?;
+    let vsock = definition.vsock.map(vsock).transpose()?;
+    let nets = nets(definition.nets)?;
+    let balloon = definition.balloon;
+    let balloon = balloon.map(|asked| balloon::balloon(asked, memory_bytes));
+    let balloon = balloon.transpose()?;
+    let console_ports = console_ports(definition.console_ports)?;
+    let has_console = !console_ports.is_empty();
+    let others = [
+        definition.rng,
+        vsock.is_some(),
+        balloon.is_some(),
+        has_console,
+    ];
+    let others = nets.len() + others.into_iter().filter(|has| *has).count();
+    let virtio_transport =
+        convert::virtio_transport(definition.virtio_transport).ok_or_else(|| {
+            let problem = format!(
+                "there is no virtio transport {}",
+                definition.virtio_transport
+            );
+            invalid_field("definition.virtio_transport", &problem)
+        })?;
+    let disks = disks(definition.disks, others, virtio_transport, vcpus)?;
+    let firmware = path("definition.firmware", definition.firmware)?;
+    let kernel = kernel(definition.kernel, definition.initrd, definition.cmdline)?;
+    if firmware.is_some() && kernel.is_some() {
+        return Err(invalid_field(
+            "definition.kernel",
+            "a machine starts in firmware or in a kernel: give one of them",
+        ));
+    }
     Ok(Definition {
+        reach,
         memory_bytes,
         vcpus,
-        firmware: path("definition.firmware", definition.firmware)?,
+        firmware,
+        kernel,
         actions: Actions::default().with(change),
         serial_socket: path("definition.serial_socket", definition.serial_socket)?,
         qmp_socket: path("definition.qmp_socket", definition.qmp_socket)?,
+        cpu_model,
+        cpu_template: path("definition.cpu_template", definition.cpu_template)?,
+        cpu_pins,
+        disks,
+        rng: definition.rng,
+        nets,
+        vsock,
+        balloon,
+        console_ports,
+        virtio_transport,
+        restart: restart(definition.restart)?,
     })
+}
+
+fn kernel(kernel: String, initrd: String, cmdline: String) -> Result<Option<Kernel>, Refusal> {
+    let initrd = path("definition.initrd", initrd)?;
+    let Some(path) = path("definition.kernel", kernel)? else {
+        let orphan = match (&initrd, cmdline.as_str()) {
+            (None, "") => return Ok(None),
+            (Some(_), _) => "definition.initrd",
+            (None, _) => "definition.cmdline",
+        };
+        return Err(invalid_field(
+            orphan,
+            "only a kernel takes one: give `kernel` too",
+        ));
+    };
+    Ok(Some(Kernel {
+        path,
+        initrd,
+        cmdline,
+    }))
 }
 
 /// A change of actions, in the message `field`.
@@ -77,7 +212,7 @@ pub(super) fn actions(field: &str, actions: &v1::Actions) -> Result<ActionChange
 }
 
 /// A path on this host; `None` if it is empty. The daemon's working directory is nobody's business.
-fn path(field: &str, path: String) -> Result<Option<PathBuf>, Refusal> {
+pub(super) fn path(field: &str, path: String) -> Result<Option<PathBuf>, Refusal> {
     if path.is_empty() {
         return Ok(None);
     }

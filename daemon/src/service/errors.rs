@@ -5,11 +5,17 @@ use std::collections::HashMap;
 use nix::errno::Errno;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-use vmm::{machine::BuildError, runstate::chain};
+use vmm::{
+    devices::virtio::block::{DiskError, ResizeError},
+    machine::{BuildError, DeviceCommandError, boot::BootError, cpu::CpuError},
+    runstate::chain,
+};
 
+use super::paths;
 use crate::{
-    event_log::Lost,
-    vm::{CreateError, VmError},
+    access::{Peer, Role},
+    event_log::{Lost, ReadError},
+    vm::{CreateError, KernelError, NetError, VmError},
 };
 
 /// Of `google.rpc.ErrorInfo`.
@@ -32,7 +38,7 @@ pub(super) fn invalid_field(field: &str, problem: &str) -> Status {
     bad_field(Code::InvalidArgument, "INVALID_FIELD", field, problem)
 }
 
-fn bad_field(code: Code, reason: &str, field: &str, problem: &str) -> Status {
+pub(super) fn bad_field(code: Code, reason: &str, field: &str, problem: &str) -> Status {
     named_field(code, reason, field, problem, HashMap::new())
 }
 
@@ -48,6 +54,20 @@ fn named_field(
     Status::with_error_details(code, format!("{field}: {problem}"), details)
 }
 
+/// `peer`, who has `role`, may not call `method`.
+pub(crate) fn access_denied(method: &str, needed: Role, peer: &Peer, role: Option<Role>) -> Status {
+    let has = role.map_or("none".to_owned(), |role| role.to_string());
+    let message = format!("{method} needs role {needed}; {peer} has {has}");
+    let metadata = [("method", method.to_owned()), ("role", needed.to_string())];
+    status(Code::PermissionDenied, "ACCESS_DENIED", message, &metadata)
+}
+
+/// It is not known who calls.
+pub(crate) fn unauthenticated(message: &str) -> Status {
+    let (code, message) = (Code::Unauthenticated, message.to_owned());
+    status(code, "UNAUTHENTICATED", message, &[])
+}
+
 /// There is no machine of this name.
 pub(super) fn not_found(name: &str) -> Status {
     let message = format!("there is no machine called '{name}'");
@@ -56,6 +76,34 @@ pub(super) fn not_found(name: &str) -> Status {
         "VM_NOT_FOUND",
         message,
         &[("name", name.to_owned())],
+    )
+}
+
+/// The machine has another etag than the call is for.
+pub(super) fn etag_mismatch(name: &str, etag: &str) -> Status {
+    let message = format!("machine '{name}' has changed: its etag is '{etag}' now");
+    let metadata = [("name", name.to_owned()), ("etag", etag.to_owned())];
+    status(Code::Aborted, "ETAG_MISMATCH", message, &metadata)
+}
+
+/// The id is another call's.
+pub(super) fn request_id_reused(id: &str) -> Status {
+    bad_field(
+        Code::InvalidArgument,
+        "REQUEST_ID_REUSED",
+        "request_id",
+        &format!("'{id}' is the id of another call: make up one for each"),
+    )
+}
+
+/// The time that the client gave its call is over.
+pub(super) fn deadline_exceeded() -> Status {
+    let message = "the call was not answered in the time that it was given; what the machine had begun goes on";
+    status(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        message.to_owned(),
+        &[],
     )
 }
 
@@ -69,6 +117,31 @@ pub(super) fn internal(name: &str, problem: &str) -> Status {
     )
 }
 
+/// A disk that cannot be opened.
+pub(super) fn disk_unusable(field: &str, error: &DiskError, problem: &str) -> Status {
+    if let Some(refusal) = paths::of_disk(field, error) {
+        return refusal;
+    }
+    bad_field(Code::InvalidArgument, "DISK_UNUSABLE", field, problem)
+}
+
+/// A network card, in the field `of`, that cannot be connected.
+pub(super) fn net_unusable(of: &str, error: &NetError) -> Status {
+    if let Some(refusal) = paths::of_net(of, error) {
+        return refusal;
+    }
+    let backend = match error {
+        NetError::Tap { .. } => "tap",
+        NetError::Passt { .. } => "passt",
+    };
+    bad_field(
+        Code::InvalidArgument,
+        "NET_UNUSABLE",
+        &format!("{of}.{backend}"),
+        &error.to_string(),
+    )
+}
+
 /// Events that are gone, or have not come.
 pub(super) fn lost(lost: &Lost) -> Status {
     let metadata = [
@@ -76,6 +149,20 @@ pub(super) fn lost(lost: &Lost) -> Status {
         ("newest_seq", lost.newest_seq.to_string()),
     ];
     status(Code::OutOfRange, "EVENTS_LOST", lost.to_string(), &metadata)
+}
+
+/// Events that cannot be read.
+pub(super) fn unread(error: &ReadError) -> Status {
+    match error {
+        ReadError::Lost(error) => lost(error),
+        ReadError::Store(error) => unavailable(error.to_string(), false),
+    }
+}
+
+/// The store does not work; `applied` if the change was made all the same.
+pub(super) fn unavailable(message: String, applied: bool) -> Status {
+    let metadata = [("applied", applied.to_string())];
+    status(Code::Unavailable, "STORE_UNAVAILABLE", message, &metadata)
 }
 
 /// What a machine called `name` answered.
@@ -96,6 +183,22 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
             let message = format!("machine '{name}' is being recorded already");
             refuse(precondition, "RECORDING", message)
         }
+        VmError::NotChangeable(field) => {
+            let problem = format!(
+                "machine '{name}' has not ended: only its labels can change, and what has a call of its own"
+            );
+            let metadata = [("name", name), ("field", field)];
+            let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            named_field(
+                precondition,
+                "NOT_CHANGEABLE",
+                field,
+                &problem,
+                metadata.into(),
+            )
+        }
+        // Callers try again.
+        VmError::Updated => refuse(Code::Aborted, "ETAG_MISMATCH", error.to_string()),
         VmError::NotEnded => {
             let message = format!("machine '{name}' has not ended");
             refuse(precondition, "VM_NOT_ENDED", message)
@@ -103,11 +206,73 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
         // QEMU's own words, and nothing else.
         VmError::Refused(refusal) => refuse(precondition, "INVALID_STATE", refusal.to_string()),
         VmError::Failed(_) => refuse(Code::Internal, "VM_FAILED", format!("{name}: {error}")),
+        VmError::Device(error) => device(name, error),
         VmError::Create(error) => create(name, error),
+        VmError::NotReady(_) => unavailable(format!("'{name}': {error}"), false),
+        VmError::NotStored(_) => unavailable(format!("'{name}': {error}"), true),
+    }
+}
+
+fn device(name: &str, error: &DeviceCommandError) -> Status {
+    let refuse = |code, reason, disk: &str| {
+        let metadata = [("name", name.to_owned()), ("disk", disk.to_owned())];
+        status(code, reason, error.to_string(), &metadata)
+    };
+    match error {
+        DeviceCommandError::NoBalloon => {
+            let metadata = [("name", name.to_owned())];
+            let code = Code::FailedPrecondition;
+            status(code, "NO_BALLOON", error.to_string(), &metadata)
+        }
+        DeviceCommandError::NoDevice(device) => status(
+            Code::NotFound,
+            "DEVICE_NOT_FOUND",
+            error.to_string(),
+            &[("name", name.to_owned()), ("device", device.clone())],
+        ),
+        DeviceCommandError::NoHotplug => {
+            let metadata = [("name", name.to_owned())];
+            let message = format!("{error}: create it with virtio_transport PCI");
+            status(Code::FailedPrecondition, "NO_HOTPLUG", message, &metadata)
+        }
+        DeviceCommandError::NoSlot => {
+            let metadata = [("name", name.to_owned())];
+            status(
+                Code::ResourceExhausted,
+                "NO_FREE_SLOT",
+                error.to_string(),
+                &metadata,
+            )
+        }
+        DeviceCommandError::Add(error) => {
+            let (code, reason) = if is_exhausted(error) {
+                (Code::ResourceExhausted, "HOST_EXHAUSTED")
+            } else {
+                (Code::Internal, "INTERNAL")
+            };
+            status(code, reason, chain(error), &[("name", name.to_owned())])
+        }
+        DeviceCommandError::NoDisk(disk) => refuse(Code::NotFound, "DISK_NOT_FOUND", disk),
+        DeviceCommandError::NoNet(net) => {
+            let metadata = [("name", name.to_owned()), ("net", net.clone())];
+            let message = error.to_string();
+            status(Code::NotFound, "NET_NOT_FOUND", message, &metadata)
+        }
+        DeviceCommandError::ResizeDisk { disk, source } => match source {
+            ResizeError::Size(_) => invalid_field("size_bytes", &source.to_string()),
+            ResizeError::Shrinks { .. } => {
+                let problem = format!("{source}; set allow_shrink to have it so");
+                invalid_field("size_bytes", &problem)
+            }
+            _ => refuse(Code::FailedPrecondition, "DISK_NOT_RESIZED", disk),
+        },
     }
 }
 
 fn create(name: &str, error: &CreateError) -> Status {
+    if let Some(refusal) = paths::of_create(error) {
+        return refusal;
+    }
     let refuse = |code, reason| status(code, reason, chain(error), &[("name", name.to_owned())]);
     match error {
         CreateError::Exists(_) => {
@@ -122,10 +287,56 @@ fn create(name: &str, error: &CreateError) -> Status {
             "definition.firmware",
             &error.to_string(),
         ),
+        CreateError::Disk { index, source, .. } => disk_unusable(
+            &format!("definition.disks[{index}].path"),
+            source,
+            &error.to_string(),
+        ),
+        CreateError::Net { index, source } => {
+            net_unusable(&format!("definition.nets[{index}]"), source)
+        }
+        CreateError::Kernel(error) => {
+            let (reason, field) = match error {
+                KernelError::Kernel { .. } | KernelError::Boot(BootError::Kernel { .. }) => {
+                    ("KERNEL_UNUSABLE", "definition.kernel")
+                }
+                KernelError::Initrd { .. }
+                | KernelError::Boot(BootError::InitrdEmpty | BootError::Initrd { .. }) => {
+                    ("INITRD_UNUSABLE", "definition.initrd")
+                }
+                KernelError::Boot(BootError::CmdlineLength { .. } | BootError::CmdlineZero) => {
+                    ("INVALID_FIELD", "definition.cmdline")
+                }
+            };
+            bad_field(Code::InvalidArgument, reason, field, &error.to_string())
+        }
+        CreateError::Build(error @ BuildError::Cmdline(_)) => {
+            invalid_field("definition.cmdline", &error.to_string())
+        }
+        CreateError::CpuTemplate(error) => cpu_template(&error.to_string()),
+        CreateError::Build(BuildError::Cpu(CpuError::Template(error))) => {
+            cpu_template(&error.to_string())
+        }
+        // A host CPU that went away since the request was checked.
+        CreateError::Build(BuildError::Cpu(error @ CpuError::Pin(_))) => {
+            invalid_field("definition.cpu_pins", &error.to_string())
+        }
         CreateError::SerialSocket(error) => bad_field(
             Code::InvalidArgument,
             "SOCKET_UNUSABLE",
             "definition.serial_socket",
+            &error.to_string(),
+        ),
+        CreateError::ConsoleSocket { index, .. } => bad_field(
+            Code::InvalidArgument,
+            "SOCKET_UNUSABLE",
+            &format!("definition.console_ports[{index}].path"),
+            &error.to_string(),
+        ),
+        CreateError::VsockSocket(error) => bad_field(
+            Code::InvalidArgument,
+            "SOCKET_UNUSABLE",
+            "definition.vsock.path",
             &error.to_string(),
         ),
         CreateError::QmpSocket(error) => bad_field(
@@ -143,13 +354,28 @@ fn create(name: &str, error: &CreateError) -> Status {
     }
 }
 
+fn cpu_template(problem: &str) -> Status {
+    let field = "definition.cpu_template";
+    bad_field(
+        Code::InvalidArgument,
+        "CPU_TEMPLATE_UNUSABLE",
+        field,
+        problem,
+    )
+}
+
 /// Whether the host ran out of something, rather than a bug showed.
 fn is_exhausted(error: &BuildError) -> bool {
     let errno = match error {
         BuildError::Kvm { source, .. } => Errno::from_raw(source.errno()),
         BuildError::VcpuThread(errno) => *errno,
         BuildError::Memory { .. } => return true,
-        BuildError::Firmware(_) | BuildError::Injected(_) => return false,
+        BuildError::Device(error) => Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+        BuildError::Firmware(_)
+        | BuildError::Boot(_)
+        | BuildError::Cmdline(_)
+        | BuildError::Cpu(_)
+        | BuildError::Injected(_) => return false,
     };
     matches!(
         errno,

@@ -11,36 +11,63 @@ use vmd_proto::v1::{
     watch_vms_response::Update,
 };
 
-use super::{Sender, errors};
+use super::{Sender, errors, filter::Filter, selector::Selector};
 use crate::{
     Daemon, convert,
-    event_log::{Cursor, Lost},
+    event_log::{Cursor, EventLog, ReadError},
 };
+
+/// How many events a reader may be behind that wants to be told of progress, before the next ones are read.
+const PROGRESS: u64 = 256;
+
+/// The log that is asked for.
+pub(super) fn log_of(request: &WatchEventsRequest) -> fn(&Daemon) -> &EventLog {
+    match request.audit {
+        true => |daemon| &daemon.audit,
+        false => |daemon| &daemon.events,
+    }
+}
 
 /// Sends events from the log.
 pub(super) async fn events(
     daemon: Arc<Daemon>,
     request: WatchEventsRequest,
+    filter: Filter,
     sender: Sender<Event>,
 ) {
-    let last = request.history_only.then(|| daemon.events.newest());
-    let mut cursor = Cursor::new(daemon, request.after_seq);
+    let log = log_of(&request);
+    let last = request.history_only.then(|| log(&daemon).newest());
+    let mut cursor = Cursor::of(log, daemon, request.after_seq);
+    // The number that the reader knows to go on from.
+    let mut told = request.after_seq;
     while last.is_none_or(|last| cursor.seq < last) {
         let events = match next(&mut cursor, &sender).await {
             Ok(events) if events.is_empty() => return,
             Ok(events) => events,
-            Err(lost) => {
+            Err(error) => {
                 // The reader may have gone as well.
-                let _ = sender.send(Err(errors::lost(&lost))).await;
+                let _ = sender.send(Err(errors::unread(&error))).await;
                 return;
             }
         };
         for event in events {
-            let wanted = request.name.is_empty() || event.vm_name == request.name;
-            if wanted
-                && last.is_none_or(|last| event.seq <= last)
-                && sender.send(Ok(event.as_ref().clone())).await.is_err()
-            {
+            if !filter.wants(&event) || last.is_some_and(|last| event.seq > last) {
+                continue;
+            }
+            told = event.seq;
+            if sender.send(Ok(event.as_ref().clone())).await.is_err() {
+                return;
+            }
+        }
+        let seq = last.map_or(cursor.seq, |last| cursor.seq.min(last));
+        let is_end = last == Some(seq) && told < seq;
+        if request.progress && (is_end || seq.saturating_sub(told) >= PROGRESS) {
+            let progress = Event {
+                seq,
+                ..Default::default()
+            };
+            told = seq;
+            if sender.send(Ok(progress)).await.is_err() {
                 return;
             }
         }
@@ -49,15 +76,21 @@ pub(super) async fn events(
 
 /// Sends every machine, then each that changes. What is sent is a machine's newest status, so nothing is lost to a
 /// reader that falls behind: it misses states in between, and finds them in the event log if that still has them.
-pub(super) async fn vms(daemon: Arc<Daemon>, name: String, sender: Sender<WatchVmsResponse>) {
+pub(super) async fn vms(
+    daemon: Arc<Daemon>,
+    name: String,
+    selector: Selector,
+    sender: Sender<WatchVmsResponse>,
+) {
     let mut known = Known {
         daemon: daemon.clone(),
         name,
+        selector,
         sent: HashMap::new(),
     };
     let mut cursor = Cursor::new(daemon.clone(), daemon.events.newest());
     let synced = Update::Synced(Synced {});
-    let mut updates = known.all();
+    let mut updates = known.all().await;
     updates.push(synced);
     let mut since = cursor.seq;
     loop {
@@ -67,11 +100,15 @@ pub(super) async fn vms(daemon: Arc<Daemon>, name: String, sender: Sender<WatchV
         since = cursor.seq;
         updates = match next(&mut cursor, &sender).await {
             Ok(events) if events.is_empty() => return,
-            Ok(events) => known.after(&events),
-            Err(_) => {
+            Ok(events) => known.after(&events).await,
+            Err(ReadError::Lost(_)) => {
                 // Too slow for the log: look at everything again.
                 cursor.seq = daemon.events.newest();
-                known.all()
+                known.all().await
+            }
+            Err(error) => {
+                let _ = sender.send(Err(errors::unread(&error))).await;
+                return;
             }
         };
     }
@@ -97,9 +134,9 @@ async fn send(
 }
 
 /// The next events, waiting for them; none if there will be no more, or `sender`'s reader has gone.
-async fn next<T>(cursor: &mut Cursor, sender: &Sender<T>) -> Result<Vec<Arc<Event>>, Lost> {
+async fn next<T>(cursor: &mut Cursor, sender: &Sender<T>) -> Result<Vec<Arc<Event>>, ReadError> {
     loop {
-        let events = cursor.read()?;
+        let events = cursor.read().await?;
         if !events.is_empty() {
             return Ok(events);
         }
@@ -118,21 +155,24 @@ struct Known {
     daemon: Arc<Daemon>,
     /// Of the only machine that is wanted; empty for all.
     name: String,
+    /// Which of them are wanted.
+    selector: Selector,
     /// By id.
     sent: HashMap<String, v1::Vm>,
 }
 
 impl Known {
     /// What is new about all machines.
-    fn all(&mut self) -> Vec<Update> {
-        let there: BTreeMap<_, _> = self
-            .daemon
-            .registry
-            .list()
-            .into_iter()
-            .filter(|vm| self.name.is_empty() || vm.record.name == self.name)
-            .map(|vm| (vm.record.id.clone(), convert::vm(&vm, &vm.status())))
-            .collect();
+    async fn all(&mut self) -> Vec<Update> {
+        let mut there = BTreeMap::new();
+        for vm in self.daemon.registry.list() {
+            if self.name.is_empty() || vm.record.name == self.name {
+                let vm = convert::vm(&vm, &vm.stored_status().await);
+                if self.selector.matches(&vm.labels) {
+                    there.insert(vm.id.clone(), vm);
+                }
+            }
+        }
         let gone = self.sent.extract_if(|id, _| !there.contains_key(id));
         let mut updates: Vec<_> = gone.map(|(_, vm)| Update::Deleted(vm)).collect();
         updates.extend(there.into_values().filter_map(|vm| self.update(vm)));
@@ -140,7 +180,7 @@ impl Known {
     }
 
     /// What is new about the machines that `events` are of.
-    fn after(&mut self, events: &[Arc<Event>]) -> Vec<Update> {
+    async fn after(&mut self, events: &[Arc<Event>]) -> Vec<Update> {
         let mut updates = Vec::new();
         for event in events {
             if !self.name.is_empty() && event.vm_name != self.name {
@@ -154,7 +194,12 @@ impl Known {
             if let Some(vm) = self.daemon.find(&event.vm_name)
                 && vm.record.id == event.vm_id
             {
-                updates.extend(self.update(convert::vm(&vm, &vm.status())));
+                let vm = convert::vm(&vm, &vm.stored_status().await);
+                updates.extend(if self.selector.matches(&vm.labels) {
+                    self.update(vm)
+                } else {
+                    self.sent.remove(&vm.id).map(Update::Deleted)
+                });
             }
         }
         updates

@@ -4,7 +4,9 @@
 //!   mailbox ----------+
 //!   pending requests -+--> command --> MainLoop::pass --> events --> log, status --> reply
 //!   timers -----------+                     |
-//!                                           +--> exit or failure: the machine goes to the reaper, the record stays
+//!                                           +--> exit or failure: cleanup --> ENDED; the machine goes to the reaper,
+//!                                                the record stays
+//!   time of the restart ----> built anew --> STARTED, or RESTART_FAILED and another time
 //! ```
 
 use std::{
@@ -14,21 +16,32 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 use tracing::{Instrument, error, info, info_span};
-use vmd_proto::v1::{Event, event::Kind};
-use vmm::runstate::{
-    Command, CommandError, Failure, Flow, Refusal, RunState, chain, journal::Ending,
+use vmd_proto::v1::{
+    Event,
+    event::{self, Kind},
+};
+use vmm::{
+    machine::DeviceCommand,
+    runstate::{Command, CommandError, Failure, Flow, Refusal, RunState, chain, journal::Ending},
 };
 
 use super::{
-    End, EndKind, Ends, Message, Parts, Record, Status, VmError, VmHandle,
+    End, EndKind, Ends, Labels, Message, Parts, Record, RestartMode, Spec, Status, Update, VmError,
+    VmHandle,
     catch::catch_panic,
     live::Live,
     recording::{LineSink, Lines},
+    restart::NextStart,
 };
-use crate::{Daemon, convert, registry::Reservation};
+use crate::{
+    Daemon, convert,
+    metrics::Meter,
+    registry::Reservation,
+    store::{Change, What},
+};
 
 /// Owns one machine, from its creation until it is deleted.
 pub(super) struct Actor {
@@ -38,8 +51,11 @@ pub(super) struct Actor {
     vm: Weak<VmHandle>,
     /// `None` once the machine has ended.
     live: Option<Live>,
+    /// When it is started again.
+    next_start: Option<Instant>,
     status: watch::Sender<Status>,
     parts: watch::Sender<Parts>,
+    meter: Arc<Meter>,
 }
 
 /// What made the actor act.
@@ -49,6 +65,8 @@ enum Wakeup {
     Orphaned,
     /// Something is pending, or a timer's time has come.
     Pending,
+    /// It is time to start it again.
+    Restart,
 }
 
 /// Why a machine's turn failed.
@@ -67,15 +85,8 @@ impl Actor {
         reservation: Reservation,
     ) {
         ends.parts.send_replace(live.parts());
-        let span = info_span!("machine", vm = %vm.record.name);
-        let actor = Self {
-            daemon: daemon.clone(),
-            record: vm.record.clone(),
-            vm: Arc::downgrade(vm),
-            live: Some(live),
-            status: ends.status,
-            parts: ends.parts,
-        };
+        let span = info_span!(parent: None, "machine", vm = %vm.record.name);
+        let (actor, messages) = Self::new(daemon.clone(), vm, ends, Some(live));
         span.in_scope(|| {
             actor.publish_with(
                 Kind::Created(Default::default()),
@@ -83,9 +94,49 @@ impl Actor {
                 |_| reservation.fill(vm.clone()),
             );
         });
-        daemon
-            .actors
-            .spawn(actor.run(ends.messages).instrument(span));
+        daemon.actors.spawn(actor.run(messages).instrument(span));
+    }
+
+    /// Shows a machine from the store to everybody, and starts its actor. Its guest is gone, if it had one.
+    pub(super) fn recover(
+        daemon: Arc<Daemon>,
+        vm: &Arc<VmHandle>,
+        ends: Ends,
+        reservation: Reservation,
+    ) {
+        let span = info_span!(parent: None, "machine", vm = %vm.record.name);
+        let (mut actor, messages) = Self::new(daemon.clone(), vm, ends, None);
+        // There is nothing to read, and nothing to come.
+        actor.parts.borrow().console.close();
+        reservation.fill(vm.clone());
+        let status = actor.status();
+        if status.end.is_none() {
+            span.in_scope(|| actor.ended(EndKind::Lost, status.state));
+        } else if let Some(time) = status.next_start {
+            let wait = time.duration_since(SystemTime::now()).unwrap_or_default();
+            let wait = wait.min(status.spec.definition.restart.max_backoff);
+            actor.next_start = Instant::now().checked_add(wait);
+        }
+        daemon.actors.spawn(actor.run(messages).instrument(span));
+    }
+
+    fn new(
+        daemon: Arc<Daemon>,
+        vm: &Arc<VmHandle>,
+        ends: Ends,
+        live: Option<Live>,
+    ) -> (Self, mpsc::Receiver<Message>) {
+        let actor = Self {
+            daemon,
+            record: vm.record.clone(),
+            vm: Arc::downgrade(vm),
+            live,
+            next_start: None,
+            status: ends.status,
+            parts: ends.parts,
+            meter: vm.meter.clone(),
+        };
+        (actor, ends.messages)
     }
 
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
@@ -103,9 +154,14 @@ impl Actor {
                     // Nobody waits for an answer; a failure has been published.
                     let _ = self.turn(None).await;
                 }
+                // Whoever asked has gone: nobody wants it any more.
+                Wakeup::Message(message) if message.is_abandoned() => {}
                 Wakeup::Message(Message::Command { command, reply }) => {
-                    // Whoever asked may have gone.
+                    // Whoever asked may go meanwhile.
                     let _ = reply.send(self.command(command).await);
+                }
+                Wakeup::Message(Message::Device { command, reply }) => {
+                    let _ = reply.send(self.device(command).await);
                 }
                 Wakeup::Message(Message::Start { paused, reply }) => {
                     let _ = reply.send(self.start(paused).await);
@@ -114,14 +170,18 @@ impl Actor {
                     // A recording that nobody takes ends with its first line.
                     let _ = reply.send(self.record());
                 }
-                Wakeup::Message(Message::Delete { force, reply }) => {
-                    let deleted = self.delete(force).await;
+                Wakeup::Message(Message::Update { update, reply }) => {
+                    let _ = reply.send(self.update(*update));
+                }
+                Wakeup::Message(Message::Delete { force, only, reply }) => {
+                    let deleted = self.delete(force, only).await;
                     let gone = deleted.is_ok();
                     let _ = reply.send(deleted);
                     if gone {
                         return;
                     }
                 }
+                Wakeup::Restart => self.restart().await,
                 Wakeup::Orphaned => return,
             }
         }
@@ -130,20 +190,21 @@ impl Actor {
     async fn wait(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> Wakeup {
         // `&mut`: a machine may be used by one thread at a time, and this one may move between threads.
         let ended = self.daemon.ended.cancelled();
+        let at = |time: Option<Instant>| async move {
+            match time {
+                Some(time) => sleep_until(time).await,
+                None => std::future::pending().await,
+            }
+        };
         let Some(live) = &mut self.live else {
             return tokio::select! {
                 biased;
                 message = mailbox.recv() => message.map_or(Wakeup::Orphaned, Wakeup::Message),
                 () = ended => Wakeup::Orphaned,
+                () = at(self.next_start) => Wakeup::Restart,
             };
         };
-        let next_timer = live.main_loop.machine().next_timer();
-        let timer = async {
-            match next_timer {
-                Some(time) => sleep_until(time.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = at(live.main_loop.machine().next_timer().map(Into::into));
         tokio::select! {
             // What the guest did comes before what a client asks for next.
             biased;
@@ -158,8 +219,13 @@ impl Actor {
     async fn command(&mut self, command: Command) -> Result<Status, VmError> {
         if self.live.is_none() {
             return match command {
-                // Harmless if repeated.
-                Command::Quit | Command::Kill => Ok(self.status()),
+                Command::Quit => {
+                    self.cancel_restart();
+                    // Harmless if repeated.
+                    Ok(self.status())
+                }
+                // What the daemon's end finds waiting waits for its next start.
+                Command::Kill => Ok(self.status()),
                 _ => Err(VmError::Ended),
             };
         }
@@ -170,23 +236,41 @@ impl Actor {
         }
     }
 
+    /// Has the devices do something; the answer is the status after it, and the name of the device.
+    async fn device(&mut self, command: DeviceCommand) -> Result<(Status, String), VmError> {
+        let live = self.live.as_mut().ok_or(VmError::Ended)?;
+        match catch_panic(live.main_loop.machine_mut().device(command)).await {
+            Ok(Ok(device)) => Ok((self.status(), device)),
+            Ok(Err(error)) => Err(error.into()),
+            Err(panic) => match self.fail(panic).await {
+                TurnError::Failed(why) => Err(VmError::Failed(why)),
+                TurnError::Refused(refusal) => Err(refusal.into()),
+            },
+        }
+    }
+
     /// One turn: the timers that have come, the command, a pass of the main loop, and what came of them.
     async fn turn(&mut self, command: Option<Command>) -> Result<(), TurnError> {
         let Some(live) = &mut self.live else {
             return Ok(());
         };
         let turned = catch_panic(turn(live, command)).await;
-        for emitted in live.requests.take_events() {
+        let (events, state) = (live.requests.take_events(), live.requests.state());
+        let gone = live.main_loop.machine_mut().devices_gone().await;
+        for emitted in events {
             self.publish(convert::event_kind(emitted.event), emitted.state);
+        }
+        for device in gone {
+            self.publish(convert::device_deleted(device), state);
         }
         let (refused, flow) = match turned {
             Ok(Ok(turned)) => turned,
-            Ok(Err(failure)) => return Err(self.fail(chain(&failure))),
-            Err(panic) => return Err(self.fail(panic)),
+            Ok(Err(failure)) => return Err(self.fail(chain(&failure)).await),
+            Err(panic) => return Err(self.fail(panic).await),
         };
         match flow {
             Flow::Continue => self.refresh(),
-            Flow::Exit(exit) => self.end(exit.into()),
+            Flow::Exit(exit) => self.end(exit.into()).await,
         }
         refused.map_or(Ok(()), |refusal| Err(TurnError::Refused(refusal)))
     }
@@ -198,19 +282,87 @@ impl Actor {
         if self.daemon.is_ending() {
             return Err(super::CreateError::ShuttingDown.into());
         }
-        let vm = self.vm.upgrade().ok_or(VmError::Gone)?;
-        let live = Live::build(&self.daemon, &vm, None).await?;
-        self.parts.send_replace(live.parts());
-        self.live = Some(live);
-        let anew = |status: &mut Status| {
-            status.end = None;
-            status.actions = vm.record.definition.actions;
-        };
-        self.publish_with(Kind::Started(Default::default()), RunState::Prelaunch, anew);
+        self.build(None).await?;
         if paused {
             Ok(self.status())
         } else {
             self.command(Command::Cont).await
+        }
+    }
+
+    /// Builds the machine anew: by its policy, the restart with this number in a row, or as somebody asked.
+    async fn build(&mut self, restart: Option<u32>) -> Result<(), VmError> {
+        let vm = self.vm.upgrade().ok_or(VmError::Gone)?;
+        let live = Live::build(&self.daemon, &vm, None).await?;
+        self.parts.send_modify(|parts| {
+            let ended = std::mem::replace(parts, live.parts());
+            parts.previous_console = Some(ended.console);
+        });
+        self.live = Some(live);
+        self.next_start = None;
+        let anew = |status: &mut Status| {
+            status.end = None;
+            status.actions = status.spec.definition.actions;
+            status.started = SystemTime::now();
+            status.restarts = restart.unwrap_or(0);
+            status.next_start = None;
+        };
+        let started = Kind::Started(event::Started { restart });
+        self.publish_with(started, RunState::Prelaunch, anew);
+        Ok(())
+    }
+
+    /// Starts the machine again, as its policy says.
+    async fn restart(&mut self) {
+        self.next_start = None;
+        // The semaphore is never closed.
+        let daemon = self.daemon.clone();
+        let _turn = daemon.restarts.acquire().await;
+        if self.daemon.is_ending() {
+            // The store knows when it was to be.
+            return;
+        }
+        let status = self.status();
+        let (state, restarts, spec) = (status.state, status.restarts, status.spec);
+        match self.build(Some(restarts)).await {
+            Ok(()) => {
+                // Nobody waits for an answer; a failure has been published.
+                let _ = self.command(Command::Cont).await;
+            }
+            Err(why) => {
+                let reason = why.to_string();
+                error!(reason, "the machine cannot be started again");
+                let next = spec.definition.restart.after(restarts);
+                let failed = Kind::RestartFailed(event::RestartFailed {
+                    restart: restarts,
+                    reason,
+                });
+                let planned = self.plan(next);
+                self.publish_with(failed, state, planned);
+            }
+        }
+    }
+
+    /// Sees to the next start, if there is one; what that changes of the status.
+    fn plan(&mut self, next: Result<NextStart, u32>) -> impl FnOnce(&mut Status) + use<> {
+        let (restarts, wait) = match next {
+            Ok(NextStart { restart, wait }) => (restart, Some(wait)),
+            Err(restarts) => (restarts, None),
+        };
+        self.next_start = wait.and_then(|wait| Instant::now().checked_add(wait));
+        let time = wait.and_then(|wait| SystemTime::now().checked_add(wait));
+        move |status| {
+            status.restarts = restarts;
+            status.next_start = time;
+        }
+    }
+
+    fn cancel_restart(&mut self) {
+        self.next_start = None;
+        let status = self.status();
+        if status.next_start.is_some() {
+            let cancelled = Kind::RestartCancelled(Default::default());
+            self.publish_with(cancelled, status.state, |status| status.next_start = None);
         }
     }
 
@@ -221,12 +373,57 @@ impl Actor {
         Ok(lines)
     }
 
-    async fn delete(&mut self, force: bool) -> Result<Status, VmError> {
+    fn update(&mut self, update: Update) -> Result<Status, VmError> {
+        let Update {
+            before,
+            labels,
+            definition,
+            fields,
+            only_ended,
+        } = update;
+        let now = self.status().spec;
+        if !Arc::ptr_eq(&now, &before) {
+            return Err(VmError::Updated);
+        }
+        if self.live.is_some()
+            && let Some(field) = only_ended
+        {
+            return Err(VmError::NotChangeable(field));
+        }
+        if fields.is_empty() {
+            return Ok(self.status());
+        }
+        let spec = Arc::new(Spec {
+            definition,
+            labels,
+            revision: before.revision + 1,
+        });
+        let updated = event::Updated {
+            fields,
+            etag: spec.etag(&self.record.id),
+            labels_before: before.labels.clone(),
+        };
+        let state = self.status().state;
+        let event = self.event(Kind::Updated(updated), state, spec.labels.clone());
+        let never = spec.definition.restart.mode == RestartMode::Never;
+        self.append(event, state, |status| status.spec = spec);
+        if never {
+            self.cancel_restart();
+        }
+        Ok(self.status())
+    }
+
+    async fn delete(&mut self, force: bool, only: Option<Arc<Spec>>) -> Result<Status, VmError> {
+        if only.is_some_and(|only| !Arc::ptr_eq(&only, &self.status.borrow().spec)) {
+            return Err(VmError::Updated);
+        }
         if self.live.is_some() && !force {
             return Err(VmError::NotEnded);
         }
-        // A machine that fails to quit has ended all the same.
-        let _ = self.command(Command::Quit).await;
+        if self.live.is_some() {
+            // A machine that fails to quit has ended all the same.
+            let _ = self.command(Command::Quit).await;
+        }
         let forget = |_: &mut Status| {
             let Record { name, id, .. } = self.record.as_ref();
             self.daemon.registry.remove(name, id);
@@ -237,32 +434,50 @@ impl Actor {
     }
 
     /// Gives the machine up.
-    fn fail(&mut self, why: String) -> TurnError {
+    async fn fail(&mut self, why: String) -> TurnError {
         error!(why, "the machine has failed");
-        self.end(EndKind::Failed(why.clone()));
+        self.end(EndKind::Failed(why.clone())).await;
         TurnError::Failed(why)
     }
 
-    /// The machine has ended: everything of it goes, but for the record.
-    fn end(&mut self, kind: EndKind) {
+    /// The machine has ended, and its last events are in the log: everything of it is closed in the cleanup's order and
+    /// goes, but for the record.
+    async fn end(&mut self, kind: EndKind) {
         let Some(mut live) = self.live.take() else {
             return;
         };
-        live.main_loop.end_recording(match kind {
+        let ending = match kind {
             EndKind::Failed(_) => Ending::Failed,
             _ => Ending::Exit,
-        });
-        let state = live.requests.state();
-        let end = End {
-            kind,
-            time: SystemTime::now(),
         };
-        let ended = vmd_proto::v1::event::Ended {
-            end: Some(convert::end(&end)),
-        };
-        self.publish_with(Kind::Ended(ended), state, |status| status.end = Some(end));
+        // Also of a machine that has panicked: its closers were not in use. What one of them leaves goes with the machine.
+        if let Err(panic) = catch_panic(live.main_loop.clean_up(ending)).await {
+            error!(panic, "the cleanup was cut short");
+        }
+        self.ended(kind, live.requests.state());
         self.parts.send_modify(|parts| parts.vcpu_threads.clear());
-        self.daemon.reaper.close(live.close());
+        self.daemon.reaper.close(live.main_loop);
+    }
+
+    /// Tells of the machine's end, and sees to its next start.
+    fn ended(&mut self, kind: EndKind, state: RunState) {
+        let time = SystemTime::now();
+        let status = self.status();
+        let next = if self.daemon.is_ending() {
+            Err(status.restarts)
+        } else {
+            let policy = &status.spec.definition.restart;
+            policy.after_end(&kind, &status, time)
+        };
+        let planned = self.plan(next);
+        let end = End { kind, time };
+        let ended = Kind::Ended(event::Ended {
+            end: Some(convert::end(&end)),
+        });
+        self.publish_with(ended, state, |status| {
+            status.end = Some(end);
+            planned(status);
+        });
     }
 
     /// Puts an event into the log. The status after it is in place before anybody sees it.
@@ -273,24 +488,50 @@ impl Actor {
     /// The same, for an event that goes with another change, of the status or of the registry: whoever has seen the
     /// event finds the change, and whoever finds the change finds the event's number.
     fn publish_with(&self, kind: Kind, state: RunState, change: impl FnOnce(&mut Status)) {
-        let vm_seq = self.status.borrow().vm_seq + 1;
-        let event = Event {
+        let labels = self.status.borrow().spec.labels.clone();
+        self.append(self.event(kind, state, labels), state, change);
+    }
+
+    /// The machine's next event.
+    fn event(&self, kind: Kind, state: RunState, labels: Labels) -> Event {
+        Event {
             seq: 0,
-            vm_seq,
+            vm_seq: self.status.borrow().vm_seq + 1,
             time: Some(SystemTime::now().into()),
             vm_id: self.record.id.clone(),
             vm_name: self.record.name.clone(),
             state: convert::run_state(state),
+            labels,
             kind: Some(kind),
-        };
+        }
+    }
+
+    fn append(&self, event: Event, state: RunState, change: impl FnOnce(&mut Status)) {
+        let vm_seq = event.vm_seq;
         let name = event.kind.as_ref().map_or("", vmctl::names::event_name);
+        let deleted = matches!(event.kind, Some(Kind::Deleted(_)));
+        let defined = matches!(event.kind, Some(Kind::Created(_) | Kind::Updated(_)));
+        let watchdog = matches!(event.kind, Some(Kind::Watchdog(_))).then(|| event.clone());
         let seq = self.daemon.events.append(event, |seq| {
+            // Whether monitors are told of it now or later is decided once, for all.
+            self.parts.borrow().door.published(seq, watchdog);
             self.status.send_modify(|status| {
                 status.seq = seq;
                 status.vm_seq = vm_seq;
                 status.state = state;
                 change(status);
+                self.meter.event(name, status);
             });
+            self.daemon.events.store()?;
+            let status = self.status.borrow();
+            Some(Change {
+                id: self.record.id.clone(),
+                what: match (defined, deleted) {
+                    (true, _) => What::Machine(Box::new(convert::record(&self.record, &status))),
+                    (_, true) => What::Deleted,
+                    _ => What::Status(convert::status(&status)),
+                },
+            })
         });
         info!(seq, %state, "{name}");
     }
@@ -302,6 +543,7 @@ impl Actor {
         self.status.send_if_modified(|status| {
             let changed = (status.state, status.actions) != (state, actions);
             (status.state, status.actions) = (state, actions);
+            self.meter.stands(status);
             changed
         });
     }

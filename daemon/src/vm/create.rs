@@ -1,22 +1,25 @@
 //! Creating a machine.
 //!
 //! ```text
-//!   Reserved -> Firmware -> Machine(Vm ... Threads) -> SerialSocket -> QmpSocket -> Registered -> [cont]
+//!   Reserved -> Images -> Machine(Vm ... Threads) -> SerialSocket -> QmpSocket -> Registered -> [cont]
 //! ```
 //! What a step made is owned by a value that undoes it when it is dropped, so a creation that fails anywhere leaves
 //! nothing: no name, no thread, no descriptor, no file.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use thiserror::Error;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 use vmm::{
+    devices::virtio::block::DiskError,
     machine::{BuildError, BuildStep},
     runstate::Command,
 };
 
 use super::{
-    Definition, FirmwareError, Record, Status, VmError, VmHandle, actor::Actor, live::Live,
+    CpuTemplateError, FirmwareError, KernelError, NetError, Record, Spec, Status, VmError,
+    VmHandle, actor::Actor, live::Live,
 };
 use crate::{Daemon, listener::SocketError};
 
@@ -25,8 +28,8 @@ use crate::{Daemon, listener::SocketError};
 pub enum CreateStep {
     /// The name is taken.
     Reserved,
-    /// The firmware was read.
-    Firmware,
+    /// The files were read: firmware or kernel, CPU template. The disks were opened, the network cards connected, and the devices' sockets made.
+    Images,
     /// A step of the machine's own.
     Machine(BuildStep),
     /// The serial port's socket listens.
@@ -39,7 +42,7 @@ impl CreateStep {
     /// Every step, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         let machine = BuildStep::ALL.into_iter().map(Self::Machine);
-        [Self::Reserved, Self::Firmware]
+        [Self::Reserved, Self::Images]
             .into_iter()
             .chain(machine)
             .chain([Self::SerialSocket, Self::QmpSocket])
@@ -67,6 +70,41 @@ pub enum CreateError {
     /// The firmware cannot be used.
     #[error(transparent)]
     Firmware(#[from] FirmwareError),
+    /// The kernel cannot be booted.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The CPU template cannot be used.
+    #[error(transparent)]
+    CpuTemplate(#[from] CpuTemplateError),
+    /// A disk cannot be used.
+    #[error("{}: {source}", path.display())]
+    Disk {
+        /// Its place among the machine's disks, from 0.
+        index: usize,
+        /// Its image.
+        path: PathBuf,
+        /// What is wrong.
+        source: DiskError,
+    },
+    /// A network card cannot be connected.
+    #[error("{source}")]
+    Net {
+        /// Its place among the machine's network cards, from 0.
+        index: usize,
+        /// What is wrong.
+        source: NetError,
+    },
+    /// The socket device's socket cannot be made.
+    #[error(transparent)]
+    VsockSocket(SocketError),
+    /// The socket of a console device's port cannot be made.
+    #[error("{source}")]
+    ConsoleSocket {
+        /// Its place among the ports, from 0.
+        index: usize,
+        /// What is wrong.
+        source: SocketError,
+    },
     /// The machine cannot be built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -88,10 +126,11 @@ pub enum CreateError {
 pub async fn create(
     daemon: &Arc<Daemon>,
     name: &str,
-    definition: Definition,
+    spec: impl Into<Spec>,
     paused: bool,
     fail_at: Option<CreateStep>,
 ) -> Result<(Arc<VmHandle>, Status), VmError> {
+    daemon.events.ready().await.map_err(VmError::NotReady)?;
     let reservation = daemon
         .registry
         .reserve(name)
@@ -102,19 +141,33 @@ pub async fn create(
         return Err(CreateError::ShuttingDown.into());
     }
 
-    let (handle, ends) = VmHandle::new(Arc::new(Record {
+    let record = Arc::new(Record {
         id: Uuid::new_v4().to_string(),
         name: name.to_owned(),
-        definition,
         created: SystemTime::now(),
-    }));
-    let live = Live::build(daemon, &handle, fail_at).await?;
+    });
+    let status = Status::new(spec.into());
+    let (handle, ends) = VmHandle::new(record, status, daemon.events.clone());
+    // Of what outlives the call that is under way.
+    let span = info_span!(parent: None, "machine", vm = %name);
+    let build = Live::build(daemon, &handle, fail_at);
+    let live = build.instrument(span).await?;
     Actor::spawn(daemon.clone(), &handle, ends, live, reservation);
 
     let status = if paused {
-        handle.status()
+        handle.stored(handle.status()).await?
     } else {
-        handle.command(Command::Cont).await?
+        handle.serve(Command::Cont).await?
     };
     Ok((handle, status))
+}
+
+/// Brings a machine back from the store; false if its name is taken.
+pub(crate) fn recover(daemon: &Arc<Daemon>, record: Record, status: Status) -> bool {
+    let Some(reservation) = daemon.registry.reserve(&record.name) else {
+        return false;
+    };
+    let (handle, ends) = VmHandle::new(Arc::new(record), status, daemon.events.clone());
+    Actor::recover(daemon.clone(), &handle, ends, reservation);
+    true
 }

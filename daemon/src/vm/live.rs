@@ -1,18 +1,29 @@
 //! What exists of a machine while it has not ended: the KVM machine and its main loop, and its sockets.
+//!
+//! The sockets belong to the main loop's closers, so that they are closed in the cleanup's order: the QMP door's with
+//! the monitors, the serial port's and those of devices with the chardevs.
 
 use std::{path::PathBuf, sync::Arc};
 
 use tokio::{sync::Notify, task};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
 use vmm::{
-    machine::{BuildStep, Firmware, Host, KvmMachine, MachineConfig},
-    runstate::{MainLoop, Requests, TransitionTable},
+    machine::{Boot, BuildStep, Firmware, KvmMachine, MachineConfig, cpu::CpuConfig},
+    runstate::{Cleanup, Closers, MainLoop, Requests, TransitionTable},
 };
 
 use super::{
-    CreateError, CreateStep, Definition, Parts, Record, VmHandle, definition::read_firmware,
-    serial_socket,
+    CreateError, CreateStep, Definition, Parts, VmHandle,
+    definition::{read_cpu_template, read_firmware},
+    device_sockets, disks, serial_socket,
 };
-use crate::{Daemon, listener::SocketServer, qmp};
+use crate::{
+    Daemon,
+    access::Beneath,
+    listener::{SocketFile, SocketServer},
+    qmp::{self, Door},
+};
 
 /// A machine that has not ended.
 pub(super) struct Live {
@@ -20,8 +31,7 @@ pub(super) struct Live {
     pub(super) requests: Requests,
     /// Told when something is pending, a timer was armed, or a vCPU's thread died.
     pub(super) wake: Arc<Notify>,
-    _serial_socket: Option<SocketServer>,
-    _qmp_socket: Option<SocketServer>,
+    door: Arc<Door>,
 }
 
 impl Live {
@@ -31,9 +41,9 @@ impl Live {
         vm: &Arc<VmHandle>,
         fail_at: Option<CreateStep>,
     ) -> Result<Self, CreateError> {
-        let Record {
-            name, definition, ..
-        } = vm.record.as_ref();
+        let name = &vm.record.name;
+        let spec = vm.spec();
+        let definition = &spec.definition;
         let wake = Arc::new(Notify::new());
         let notify = {
             let wake = wake.clone();
@@ -45,13 +55,18 @@ impl Live {
             notify.clone(),
         );
 
+        let roots = daemon.access.policy().roots().clone();
+        let paths = Beneath::new(definition.reach, roots);
         // The KVM calls take the better part of a millisecond, reading a file as long as it takes.
         let build = {
-            let host = daemon.host.clone();
+            let (daemon, paths) = (daemon.clone(), paths.clone());
             let (name, definition, requests) = (name.clone(), definition.clone(), requests.clone());
+            let span = Span::current();
             move || {
+                let _in_span = span.enter();
                 build_machine(
-                    &host,
+                    &daemon,
+                    &paths,
                     name,
                     &definition,
                     requests,
@@ -60,12 +75,12 @@ impl Live {
                 )
             }
         };
-        let machine = task::spawn_blocking(build)
+        let (machine, device_files) = task::spawn_blocking(build)
             .await
             .map_err(|error| CreateError::Interrupted(error.to_string()))??;
 
-        let sockets = open_sockets(daemon, vm, &machine, fail_at);
-        let (serial_socket, qmp_socket) = match sockets {
+        let door = Arc::new(Door::default());
+        let sockets = match open_sockets(daemon, &paths, vm, definition, &machine, &door, fail_at) {
             Ok(sockets) => sockets,
             Err(error) => {
                 // Closing it takes tens of milliseconds, in which the runtime's thread has others to serve.
@@ -74,13 +89,15 @@ impl Live {
             }
         };
 
-        let main_loop = machine.into_main_loop(requests.clone());
+        let mut main_loop = machine.into_main_loop(requests.clone());
+        sockets.close_with(&mut main_loop.closers, &door);
+        let closers = &mut main_loop.closers;
+        closers.register(Cleanup::Chardevs, async move { drop(device_files) });
         Ok(Self {
             main_loop,
             requests,
             wake,
-            _serial_socket: serial_socket,
-            _qmp_socket: qmp_socket,
+            door,
         })
     }
 
@@ -89,59 +106,109 @@ impl Live {
         let machine = self.main_loop.machine();
         Parts {
             console: machine.console().clone(),
+            previous_console: None,
             vcpu_threads: machine.vcpu_threads(),
+            counters: machine.counters().clone(),
+            door: self.door.clone(),
+            balloon: machine
+                .balloon()
+                .as_ref()
+                .map(Arc::downgrade)
+                .unwrap_or_default(),
         }
-    }
-
-    /// Takes the machine apart: what comes back is to be dropped where that may block. The sockets are gone; their
-    /// clients are sent what is left.
-    pub(super) fn close(self) -> impl Send + 'static {
-        self.main_loop.machine().console().close();
-        self.main_loop
     }
 }
 
-/// The serial port's and the QMP door's.
+/// The sockets of a machine. Once closed, they take no new clients; those that there are get what is left.
+struct Sockets {
+    serial: Option<SocketServer>,
+    qmp: Option<SocketServer>,
+}
+
+impl Sockets {
+    fn close_with(self, closers: &mut Closers, door: &Door) {
+        let Self { serial, qmp } = self;
+        let sessions = door.keep_open();
+        closers.register(Cleanup::Chardevs, async move { drop(serial) });
+        closers.register(Cleanup::Monitors, async move {
+            drop(qmp);
+            drop(sessions);
+        });
+    }
+}
+
 fn open_sockets(
     daemon: &Arc<Daemon>,
+    paths: &Beneath,
     vm: &Arc<VmHandle>,
+    definition: &Definition,
     machine: &KvmMachine,
+    door: &Arc<Door>,
     fail_at: Option<CreateStep>,
-) -> Result<(Option<SocketServer>, Option<SocketServer>), CreateError> {
-    let definition = &vm.record.definition;
-    let open = |path: &PathBuf| serial_socket::open(path, machine.console().clone());
+) -> Result<Sockets, CreateError> {
+    let monitors_gone = CancellationToken::new();
+    let monitors = monitors_gone.clone().drop_guard();
+    let open = |path: &PathBuf| {
+        let console = machine.console().clone();
+        serial_socket::open(&daemon.clients, paths, path, console, monitors_gone)
+    };
     let serial_socket = definition.serial_socket.as_ref().map(open).transpose();
     let serial_socket = serial_socket.map_err(CreateError::SerialSocket)?;
     CreateStep::SerialSocket.check(fail_at)?;
-    let open = |path: &PathBuf| qmp::open(path, daemon.clone(), Arc::downgrade(vm));
+    let open = |path: &PathBuf| {
+        let vm = Arc::downgrade(vm);
+        qmp::open(paths, path, daemon.clone(), vm, door.clone(), monitors)
+    };
     let qmp_socket = definition.qmp_socket.as_ref().map(open).transpose();
     let qmp_socket = qmp_socket.map_err(CreateError::QmpSocket)?;
     CreateStep::QmpSocket.check(fail_at)?;
-    Ok((serial_socket, qmp_socket))
+    Ok(Sockets {
+        serial: serial_socket,
+        qmp: qmp_socket,
+    })
 }
 
 fn build_machine(
-    host: &Host,
+    daemon: &Daemon,
+    paths: &Beneath,
     name: String,
     definition: &Definition,
     requests: Requests,
     wake: Arc<dyn Fn() + Send + Sync>,
     fail_at: Option<CreateStep>,
-) -> Result<KvmMachine, CreateError> {
-    let firmware = match &definition.firmware {
-        Some(path) => read_firmware(path)?,
-        None => Firmware::Probe,
+) -> Result<(KvmMachine, Vec<SocketFile>), CreateError> {
+    let boot = match (&definition.kernel, &definition.firmware) {
+        (Some(kernel), _) => {
+            Boot::Direct(daemon.images.load(paths, kernel, definition.memory_bytes)?)
+        }
+        (None, Some(path)) => Boot::Firmware(read_firmware(paths, path)?),
+        (None, None) => Boot::Firmware(Firmware::Probe),
     };
-    CreateStep::Firmware.check(fail_at)?;
+    let template = definition.cpu_template.as_deref();
+    let template = template
+        .map(|path| read_cpu_template(paths, path))
+        .transpose()?
+        .map(Arc::new);
+    let mut virtio = disks::devices(&daemon.open_disk, paths, definition)?;
+    let device_files = device_sockets::open(paths, definition, &mut virtio)?;
+    CreateStep::Images.check(fail_at)?;
     let config = MachineConfig {
         name,
         memory_bytes: definition.memory_bytes,
         vcpus: definition.vcpus,
-        firmware,
+        cpu: CpuConfig {
+            model: definition.cpu_model,
+            template,
+            pins: definition.cpu_pins.clone(),
+        },
+        boot,
+        virtio_transport: definition.virtio_transport,
+        virtio,
         fail_at: match fail_at {
             Some(CreateStep::Machine(step)) => Some(step),
             _ => None::<BuildStep>,
         },
     };
-    Ok(KvmMachine::build(host, &config, requests, wake)?)
+    let machine = KvmMachine::build(&daemon.host, &config, requests, wake)?;
+    Ok((machine, device_files))
 }

@@ -4,7 +4,8 @@
 //!   guest --> Console (keeps a bounded history) --> every client
 //!   guest <-- Console (bounded queue)           <-- any client
 //! ```
-//! A client gets what the guest wrote and no client of the socket has been given yet, then what comes.
+//! A client gets what the guest wrote and no client of the socket has been given yet, then what comes. At the end of the
+//! machine it is sent all there is, and disconnected when the monitors' clients are: those are closed first.
 
 use std::{
     io,
@@ -23,15 +24,25 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vmm::devices::console::Console;
 
+use crate::access::Beneath;
 use crate::listener::{SocketError, SocketServer};
 
-/// Listens at `path` for clients of `console`.
-pub(super) fn open(path: &Path, console: Arc<Console>) -> Result<SocketServer, SocketError> {
+/// Listens at `path` for clients of `console`. They are disconnected after `monitors_gone`.
+pub(super) fn open(
+    clients: &TaskTracker,
+    paths: &Beneath,
+    path: &Path,
+    console: Arc<Console>,
+    monitors_gone: CancellationToken,
+) -> Result<SocketServer, SocketError> {
     let given = Arc::new(AtomicU64::new(0));
-    SocketServer::open(path, move |stream| {
-        client(stream, console.clone(), given.clone())
+    SocketServer::open(clients, paths, path, move |stream| {
+        let (console, given, monitors_gone) =
+            (console.clone(), given.clone(), monitors_gone.clone());
+        async move { client(stream, console, given, monitors_gone).await }
     })
 }
 
@@ -40,18 +51,25 @@ async fn client(
     stream: UnixStream,
     console: Arc<Console>,
     given: Arc<AtomicU64>,
+    monitors_gone: CancellationToken,
 ) -> io::Result<()> {
-    let (reader, writer) = stream.into_split();
+    let (reader, mut writer) = stream.into_split();
     // Before its input is read: the answer to that is for this client, too, whoever is given it first.
     let position = given.load(Ordering::Relaxed);
+    let output = async {
+        // Still open when this is done.
+        to_client(&mut writer, &console, &given, position).await?;
+        monitors_gone.cancelled().await;
+        Ok(())
+    };
     tokio::select! {
-        result = to_client(writer, &console, &given, position) => result,
+        result = output => result,
         result = from_client(reader, &console) => result,
     }
 }
 
 async fn to_client(
-    mut writer: OwnedWriteHalf,
+    writer: &mut OwnedWriteHalf,
     console: &Console,
     given: &AtomicU64,
     mut position: u64,

@@ -1,8 +1,10 @@
 //! Where a machine stands.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use vmm::runstate::{Actions, Exit, RunState, ShutdownCause};
+
+use super::Spec;
 
 /// Where a machine stands, as of its event `vm_seq`.
 #[derive(Clone, Debug)]
@@ -17,17 +19,29 @@ pub struct Status {
     pub vm_seq: u64,
     /// How it ended, once it has.
     pub end: Option<End>,
+    /// When it was built last.
+    pub started: SystemTime,
+    /// How often in a row its policy has started it, or is about to.
+    pub restarts: u32,
+    /// When it will be started again.
+    pub next_start: Option<SystemTime>,
+    /// What it is to be.
+    pub spec: Arc<Spec>,
 }
 
 impl Status {
     /// Of a machine without events.
-    pub fn new(actions: Actions) -> Self {
+    pub fn new(spec: Spec) -> Self {
         Self {
             state: RunState::Prelaunch,
-            actions,
+            actions: spec.definition.actions,
             seq: 0,
             vm_seq: 0,
             end: None,
+            started: SystemTime::now(),
+            restarts: 0,
+            next_start: None,
+            spec: Arc::new(spec),
         }
     }
 
@@ -60,6 +74,8 @@ pub enum EndKind {
     Watchdog,
     /// The daemon could not go on with it.
     Failed(String),
+    /// The daemon died, and the guest with it.
+    Lost,
 }
 
 impl From<Exit> for EndKind {

@@ -2,7 +2,9 @@
 //! thread. Being in the same process, the benches can see when the guest's byte reaches the serial model.
 
 use std::{
+    fs,
     future::{self, poll_fn},
+    path::Path,
     pin::pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, Wake, Waker},
@@ -14,11 +16,15 @@ use tempfile::TempDir;
 use tokio::runtime;
 use vmctl::{Client, Endpoint};
 use vmd::{
-    event_log::DEFAULT_CAPACITY,
+    access::Reach,
     server::{self, Config},
-    vm::{self, Definition, VmHandle},
+    vm::{self, Definition, Kernel, VmHandle},
 };
-use vmm::{devices::console::Console, runstate::Actions};
+use vmm::{
+    devices::console::Console,
+    machine::{VirtioTransport, cpu::CpuModel},
+    runstate::{Actions, Command},
+};
 
 use crate::floor::MEMORY;
 
@@ -32,7 +38,7 @@ pub(crate) struct Daemon {
     pub(crate) client_runtime: runtime::Runtime,
     /// The daemon's, with as many threads as there are processors.
     runtime: runtime::Runtime,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Daemon {
@@ -44,10 +50,8 @@ impl Daemon {
             .build()
             .expect("the daemon's runtime");
         let config = Config {
-            listen: vec![endpoint.clone()],
-            data_dir: None,
-            events_kept: DEFAULT_CAPACITY,
-            grace: Duration::ZERO,
+            listen: vec![endpoint.clone().into()],
+            ..Config::default()
         };
         let bound = runtime.block_on(server::bind(config)).expect("the daemon");
         let daemon = bound.daemon().clone();
@@ -65,7 +69,7 @@ impl Daemon {
             client,
             client_runtime,
             runtime,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -84,9 +88,31 @@ impl Daemon {
     }
 
     /// A machine whose guest has started.
-    pub(crate) fn guest(&self, name: &'static str) -> Arc<VmHandle> {
+    pub(crate) fn guest(&self, name: &'static str, kernel: Option<Kernel>) -> Arc<VmHandle> {
         let daemon = self.daemon.clone();
-        self.run(async move { create(&daemon, name).await.0 })
+        self.run(async move { create(&daemon, name, kernel).await.0 })
+    }
+
+    /// The same, of another machine.
+    pub(crate) fn guest_of(&self, name: &'static str, definition: Definition) -> Arc<VmHandle> {
+        let daemon = self.daemon.clone();
+        self.run(async move { create_of(&daemon, name, definition).await.0 })
+    }
+
+    /// Where files may be.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A kernel, in a file.
+    pub(crate) fn kernel(&self, image: &[u8]) -> Kernel {
+        let path = self.directory.path().join("kernel");
+        fs::write(&path, image).expect("a file");
+        Kernel {
+            path,
+            initrd: None,
+            cmdline: String::new(),
+        }
     }
 
     /// Deletes every machine and waits until nothing is left of them.
@@ -103,21 +129,89 @@ impl Daemon {
     }
 }
 
-/// Creates a machine; returns it and when its guest's first byte was in the console.
-pub(crate) async fn create(daemon: &Arc<vmd::Daemon>, name: &str) -> (Arc<VmHandle>, Instant) {
-    let definition = Definition {
+/// Creates a machine with the probe guest, or with `kernel`; returns it and when its guest's first byte was in the console.
+pub(crate) async fn create(
+    daemon: &Arc<vmd::Daemon>,
+    name: &str,
+    kernel: Option<Kernel>,
+) -> (Arc<VmHandle>, Instant) {
+    create_of(daemon, name, definition(kernel)).await
+}
+
+/// A machine without devices, with the probe guest or with `kernel`.
+pub(crate) fn definition(kernel: Option<Kernel>) -> Definition {
+    Definition {
+        reach: Reach::Anywhere,
         memory_bytes: MEMORY,
         vcpus: 1,
         firmware: None,
+        kernel,
         actions: Actions::default(),
         serial_socket: None,
         qmp_socket: None,
-    };
+        cpu_model: CpuModel::Host,
+        cpu_template: None,
+        cpu_pins: Vec::new(),
+        disks: Vec::new(),
+        rng: false,
+        nets: Vec::new(),
+        vsock: None,
+        balloon: None,
+        console_ports: Vec::new(),
+        virtio_transport: VirtioTransport::default(),
+        restart: Default::default(),
+    }
+}
+
+async fn create_of(
+    daemon: &Arc<vmd::Daemon>,
+    name: &str,
+    definition: Definition,
+) -> (Arc<VmHandle>, Instant) {
     let (vm, _) = vm::create(daemon, name, definition, false, None)
         .await
         .expect("create");
     let written = output(&vm.console(), 0).await;
     (vm, written)
+}
+
+/// Stops a machine.
+pub(crate) fn stop(vmd: &Daemon, vm: &Arc<VmHandle>) {
+    let vm = vm.clone();
+    vmd.run(async move { vm.command(Command::Stop).await.expect("stops") });
+}
+
+/// Has the guest's driver do a run, with `during` on another thread; how long it took. The guest, which waits for letters at
+/// full speed, is stopped before and after: it must not slow down what is measured in between.
+pub(crate) fn run_driver(
+    vmd: &Daemon,
+    vm: &Arc<VmHandle>,
+    letter: u8,
+    during: impl FnOnce() + Send,
+) -> Duration {
+    let vm = vm.clone();
+    let console = vm.console();
+    let end = console.output_end();
+    let commanded = |command| {
+        let vm = vm.clone();
+        vmd.run(async move { vm.command(command).await.expect("obeys") });
+    };
+    commanded(Command::Cont);
+    let taken = thread::scope(|scope| {
+        let start = Instant::now();
+        scope.spawn(during);
+        let done = vmd.run({
+            let console = console.clone();
+            async move {
+                console.write_input(&[letter]).await.expect("input");
+                output(&console, end).await
+            }
+        });
+        done - start
+    });
+    commanded(Command::Stop);
+    assert_eq!(console.read_output(end).bytes, b".", "the guest's driver");
+    taken
 }
 
 /// When there was output beyond `beyond`: the moment at which the vCPU's thread put it into the console, or now if it is

@@ -25,7 +25,7 @@ use std::{
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_lapic_state,
-    kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_run, kvm_sregs,
+    kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_run, kvm_segment, kvm_sregs,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -43,6 +43,11 @@ const SERIAL: u16 = 0x3f8;
 const LINE_STATUS: u16 = SERIAL + 5;
 const PVPANIC: u16 = 0x505;
 const SERIAL_IRQ: u32 = 4;
+
+/// Where the probe kernel is loaded, and where its start info is.
+const KERNEL: usize = 1 << 20;
+const START_INFO: usize = 0x6000;
+const START_INFO_MAGIC: u32 = 0x336e_c578;
 
 /// What is the same for every VM.
 pub(crate) struct Host {
@@ -62,7 +67,16 @@ impl Host {
     }
 }
 
-/// A VM with one vCPU that runs the probe guest. Dropping it closes it.
+/// A guest of the project's own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// The probe guest: firmware.
+    Firmware,
+    /// The probe kernel, booted directly.
+    Kernel,
+}
+
+/// A VM with one vCPU that runs one of the probes. Dropping it closes it.
 pub(crate) struct Vm {
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -70,7 +84,8 @@ pub(crate) struct Vm {
     chips: Option<Chips>,
     vm: Arc<VmFd>,
     ram: MmapRegion,
-    _rom: MmapRegion,
+    _rom: Option<MmapRegion>,
+    image: Image,
 }
 
 /// What the bench thread and the vCPU's thread share.
@@ -135,32 +150,21 @@ struct PowerOn {
 
 impl Vm {
     /// A VM whose guest runs.
-    pub(crate) fn create(host: &Host) -> Self {
-        Self::build(host, false)
+    pub(crate) fn create(host: &Host, image: Image) -> Self {
+        Self::build(host, image, false)
     }
 
     /// A VM whose guest runs, and which can be reset.
-    pub(crate) fn create_resettable(host: &Host) -> Self {
-        Self::build(host, true)
+    pub(crate) fn create_resettable(host: &Host, image: Image) -> Self {
+        Self::build(host, image, true)
     }
 
-    fn build(host: &Host, resettable: bool) -> Self {
+    fn build(host: &Host, image: Image, resettable: bool) -> Self {
         let vm = host.kvm.create_vm().expect("KVM_CREATE_VM");
-        let image = vmm::probe::image();
         let ram = MmapRegion::new(MEMORY as usize).expect("RAM");
-        let rom = MmapRegion::new(image.len()).expect("ROM");
         set_slot(&vm, 0, 0, 0, &ram);
-        set_slot(
-            &vm,
-            1,
-            KVM_MEM_READONLY,
-            (1 << 32) - image.len() as u64,
-            &rom,
-        );
-        rom.as_volatile_slice()
-            .write_slice(image, 0)
-            .expect("the ROM fits");
-        load_shadow(&ram);
+        let rom = (image == Image::Firmware).then(|| add_rom(&vm));
+        load(&ram, image);
         vm.create_irq_chip().expect("KVM_CREATE_IRQCHIP");
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
@@ -170,6 +174,9 @@ impl Vm {
         let mut vcpu = vm.create_vcpu(0).expect("KVM_CREATE_VCPU");
         vcpu.set_cpuid2(&host.cpuid).expect("KVM_SET_CPUID2");
 
+        if image == Image::Kernel {
+            enter_kernel(&vcpu);
+        }
         let power_on = resettable.then(|| PowerOn::read(&vcpu));
         let chips = resettable.then(|| Chips::read(&vm));
         let vm = Arc::new(vm);
@@ -192,6 +199,7 @@ impl Vm {
             vm,
             ram,
             _rom: rom,
+            image,
         }
     }
 
@@ -226,7 +234,7 @@ impl Vm {
         self.shared.changed.notify_all();
         drop(state);
         self.chips.as_ref().expect("resettable").restore(&self.vm);
-        load_shadow(&self.ram);
+        load(&self.ram, self.image);
         self.shared.wait(self.shared.lock(), |state| !state.reset);
         self.resume();
     }
@@ -296,12 +304,69 @@ fn set_slot(vm: &VmFd, slot: u32, flags: u32, guest_phys_addr: u64, memory: &Mma
     unsafe { vm.set_user_memory_region(region) }.expect("KVM_SET_USER_MEMORY_REGION");
 }
 
-/// Puts the firmware below 1 MiB.
-fn load_shadow(ram: &MmapRegion) {
+/// The firmware, where the reset vector is.
+fn add_rom(vm: &VmFd) -> MmapRegion {
     let image = vmm::probe::image();
-    ram.as_volatile_slice()
-        .write_slice(image, (1 << 20) - image.len())
-        .expect("the shadow fits");
+    let rom = MmapRegion::new(image.len()).expect("ROM");
+    let start = (1 << 32) - image.len() as u64;
+    set_slot(vm, 1, KVM_MEM_READONLY, start, &rom);
+    rom.as_volatile_slice()
+        .write_slice(image, 0)
+        .expect("the ROM fits");
+    rom
+}
+
+/// Puts the firmware below 1 MiB, or the kernel where its only segment says, with the magic number that it looks for and
+/// the zeroes that it expects.
+fn load(ram: &MmapRegion, image: Image) {
+    let ram = ram.as_volatile_slice();
+    let write = |bytes: &[u8], at| ram.write_slice(bytes, at).expect("it fits");
+    match image {
+        Image::Firmware => {
+            let image = vmm::probe::image();
+            write(image, (1 << 20) - image.len());
+        }
+        Image::Kernel => {
+            let image = vmm::probe::kernel();
+            write(image, KERNEL);
+            write(&[0; 0x2000], KERNEL + image.len());
+            write(&START_INFO_MAGIC.to_le_bytes(), START_INFO);
+        }
+    }
+}
+
+/// Has the vCPU begin at the kernel's PVH entry point.
+fn enter_kernel(vcpu: &VcpuFd) {
+    let mut sregs = vcpu.get_sregs().expect("KVM_GET_SREGS");
+    let flat = kvm_segment {
+        limit: u32::MAX,
+        selector: 0x10,
+        type_: 3,
+        present: 1,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    sregs.cs = kvm_segment {
+        selector: 8,
+        type_: 11,
+        ..flat
+    };
+    (sregs.ds, sregs.es, sregs.ss) = (flat, flat, flat);
+    sregs.cr0 = 0x11;
+    vcpu.set_sregs(&sregs).expect("KVM_SET_SREGS");
+    let image = vmm::probe::kernel();
+    // e_entry of the ELF header: the same place.
+    let (_, entry) = image.split_at(24);
+    let entry = *entry.first_chunk().expect("an ELF header");
+    let regs = kvm_regs {
+        rip: u64::from_le_bytes(entry),
+        rbx: START_INFO as u64,
+        rflags: 2,
+        ..Default::default()
+    };
+    vcpu.set_regs(&regs).expect("KVM_SET_REGS");
 }
 
 /// The vCPU's thread.

@@ -6,6 +6,9 @@
 //! | `create_50` | 50 creations at once | the last one's first byte | 50 threads of raw calls |
 //! | `stop` `cont` | the actor is asked | its answer | kick, acknowledged; resume, acknowledged |
 //! | `reset` `reset_to_first_byte` | the actor is asked | its answer; the guest's next byte | kick, state set, resume |
+//! | `boot_to_first_byte` `reboot_to_first_byte` | the same, with a kernel booted directly | its first byte | the same |
+//! | `disk_...` | a guest's driver begins a number of requests | the last one is done | a thread of the host reads or writes the same file |
+//! | `net_send` `net_send_1` | a guest's driver begins to send frames, many at a time or one after the other | the last one is done | a thread of the host, with a tap interface |
 //! | `event` | the guest's byte before it writes to pvpanic | the event at a client | an eventfd wakes a thread |
 //! | `rpc_...` | a client's call | its answer | the raw floor and an empty call |
 //!
@@ -19,7 +22,9 @@
 )]
 
 mod daemon;
+mod disk;
 mod floor;
+mod net;
 mod report;
 
 use std::{
@@ -40,6 +45,7 @@ use vmm::runstate::Command;
 
 use self::{
     daemon::{Daemon, Stamp},
+    floor::Image,
     report::Report,
 };
 
@@ -65,6 +71,10 @@ fn main() -> ExitCode {
     create_many(&mut criterion, &mut report, &host, &daemon);
     life(&mut criterion, &mut report, &host, &daemon);
     event(&mut criterion, &mut report, &host, &daemon);
+    direct_boot(&mut criterion, &mut report, &host, &daemon);
+    disk::disk(&mut criterion, &mut report, &daemon);
+    // Last: it takes this thread to another network.
+    net::net(&mut criterion, &mut report);
     criterion.final_summary();
     if report.finish(smoke) {
         ExitCode::SUCCESS
@@ -82,7 +92,7 @@ fn timed<R>(work: impl FnOnce() -> R) -> (R, Duration) {
 fn create(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd: &Daemon) {
     let raw = || {
         let start = Instant::now();
-        let vm = floor::Vm::create(host);
+        let vm = floor::Vm::create(host, Image::Firmware);
         // Closing the VM is not measured.
         vm.expect(b'!') - start
     };
@@ -95,7 +105,7 @@ fn create(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vm
             let daemon = vmd.daemon.clone();
             let taken = vmd.run(async move {
                 let start = Instant::now();
-                daemon::create(&daemon, "a").await.1 - start
+                daemon::create(&daemon, "a", None).await.1 - start
             });
             vmd.clear();
             taken
@@ -130,7 +140,7 @@ fn create_many(criterion: &mut Criterion, report: &mut Report, host: &floor::Hos
         let start = Instant::now();
         let vms: Vec<_> = thread::scope(|scope| {
             let create = || {
-                let vm = floor::Vm::create(host);
+                let vm = floor::Vm::create(host, Image::Firmware);
                 let written = vm.expect(b'!');
                 (vm, written)
             };
@@ -171,7 +181,11 @@ fn create_all(vmd: &Daemon) -> Duration {
         let start = Instant::now();
         let create = |index| {
             let daemon = daemon.clone();
-            tokio::spawn(async move { daemon::create(&daemon, &format!("vm-{index}")).await.1 })
+            tokio::spawn(async move {
+                daemon::create(&daemon, &format!("vm-{index}"), None)
+                    .await
+                    .1
+            })
         };
         let creations: Vec<_> = (0..MANY).map(create).collect();
         let mut last = start;
@@ -211,9 +225,9 @@ fn private_memory() -> u64 {
 }
 
 fn life(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd: &Daemon) {
-    let raw = floor::Vm::create_resettable(host);
+    let raw = floor::Vm::create_resettable(host, Image::Firmware);
     raw.expect(b'!');
-    let vm = vmd.guest("a");
+    let vm = vmd.guest("a", None);
     let command = |command| {
         let vm = vm.clone();
         vmd.run(async move {
@@ -285,13 +299,7 @@ fn life(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd:
         },
     );
 
-    // Returns when the machine ran again and when the guest had started.
-    let raw_reset = || {
-        let start = Instant::now();
-        raw.reset();
-        let answer = start.elapsed();
-        (answer, raw.expect(b'!') - start)
-    };
+    let raw_reset = || reset_raw(&raw);
     report.measure(
         criterion,
         "reset",
@@ -323,6 +331,14 @@ fn life(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd:
     vmd.clear();
 }
 
+/// The floor of [`reset`].
+fn reset_raw(raw: &floor::Vm) -> (Duration, Duration) {
+    let start = Instant::now();
+    raw.reset();
+    let answer = start.elapsed();
+    (answer, raw.expect(b'!') - start)
+}
+
 /// Resets the machine; returns how long it took to the answer and to the guest's next byte.
 fn reset(vmd: &Daemon, vm: &Arc<VmHandle>) -> (Duration, Duration) {
     let vm = vm.clone();
@@ -340,9 +356,9 @@ fn reset(vmd: &Daemon, vm: &Arc<VmHandle>) -> (Duration, Duration) {
 }
 
 fn event(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd: &Daemon) {
-    let raw = floor::Vm::create(host);
+    let raw = floor::Vm::create(host, Image::Firmware);
     raw.expect(b'!');
-    let vm = vmd.guest("a");
+    let vm = vmd.guest("a", None);
     let console = vm.console();
     let seq = vm.status().seq;
     let mut events = vmd
@@ -377,5 +393,41 @@ fn event(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd
         })
     });
     drop(events);
+    vmd.clear();
+}
+
+/// A kernel without firmware: its creation, and its reset, to its first instructions.
+fn direct_boot(criterion: &mut Criterion, report: &mut Report, host: &floor::Host, vmd: &Daemon) {
+    let kernel = vmd.kernel(vmm::probe::kernel());
+    report.measure(
+        criterion,
+        "boot_to_first_byte",
+        Some(CREATE_MOST),
+        || {
+            let start = Instant::now();
+            let vm = floor::Vm::create(host, Image::Kernel);
+            vm.expect(b'!') - start
+        },
+        || {
+            let (daemon, kernel) = (vmd.daemon.clone(), kernel.clone());
+            let taken = vmd.run(async move {
+                let start = Instant::now();
+                daemon::create(&daemon, "a", Some(kernel)).await.1 - start
+            });
+            vmd.clear();
+            taken
+        },
+    );
+    let raw = floor::Vm::create_resettable(host, Image::Kernel);
+    raw.expect(b'!');
+    let vm = vmd.guest("a", Some(kernel));
+    report.measure(
+        criterion,
+        "reboot_to_first_byte",
+        None,
+        || reset_raw(&raw).1,
+        || reset(vmd, &vm).1,
+    );
+    drop(vm);
     vmd.clear();
 }

@@ -89,6 +89,24 @@ impl Report {
         Some(pair.percentiles(50))
     }
 
+    /// Adds what `count` requests of `size` bytes in the time of pair `name` come to.
+    pub(crate) fn rate(&mut self, name: &str, count: u32, size: u32) {
+        let Some((floor, ours)) = self.medians(name) else {
+            return;
+        };
+        let each = |time: Duration| micros(time / count);
+        let rate = |time: Duration| {
+            f64::from(count) * f64::from(size) / time.as_secs_f64() / f64::from(1 << 20)
+        };
+        self.note(format!(
+            "{name}: {} and {:.0} MiB/s, host {} and {:.0} MiB/s",
+            each(ours),
+            rate(ours),
+            each(floor),
+            rate(floor)
+        ));
+    }
+
     /// Prints the table and, unless this is a `smoke` test, writes it to `target/bench-ratios.txt`. Returns whether every
     /// bound holds.
     pub(crate) fn finish(&self, smoke: bool) -> bool {

@@ -1,4 +1,4 @@
-//! Guests that mean harm: small firmware images of the tests' own, assembled at compile time.
+//! Guests with several vCPUs ([`smp`]), a bare virtio driver ([`driver`]), and guests that mean harm: small firmware images of the tests' own, assembled at compile time.
 //!
 //! | guest | what it does for ever, at full speed |
 //! | --- | --- |
@@ -13,6 +13,9 @@
 //! | `Mmio` | writes and reads addresses where nothing is, if it has 1 MiB of memory |
 //!
 //! `MostPorts` and `AllPorts` go on with the next port after a reset, and tell the end of a round by S4.
+
+pub mod driver;
+pub mod smp;
 
 use std::{
     arch::global_asm,

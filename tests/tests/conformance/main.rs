@@ -15,6 +15,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod blkdebug;
 mod difference;
 mod one_pass;
 mod page;
@@ -33,6 +34,7 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use vmd_tests::{DEADLINE, Daemon, soon};
 
+use blkdebug::{Host, Inner};
 use difference::Difference;
 use vector::{Line, Vector};
 use verdicts::Expected;
@@ -210,12 +212,20 @@ async fn on_machine(
     vector: &Vector,
     patience: Duration,
 ) -> Result<(), Difference> {
+    if vector.start.disk.is_some() {
+        let host = Host::Inner(Inner::start().await);
+        let result = replay::replay(&host, vector, patience).await;
+        if let Host::Inner(inner) = host {
+            inner.end().await;
+        }
+        return result;
+    }
     if !vector.any(|line| matches!(line, Line::Signal(_))) {
-        return replay::replay(daemon, vector, patience).await;
+        return replay::replay(&Host::Process(daemon), vector, patience).await;
     }
     // A signal to QEMU's process is one to the daemon, so that is the machine's own, and its end is the machine's.
     let daemon = Daemon::start().await;
-    replay::replay(&daemon, vector, patience).await?;
+    replay::replay(&Host::Process(&daemon), vector, patience).await?;
     let (status, log) = soon("the daemon's end", daemon.ended()).await;
     assert_eq!(status.code(), Some(0), "the daemon's end: {status}\n{log}");
     Ok(())

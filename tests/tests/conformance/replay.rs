@@ -6,26 +6,27 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 use vmctl::{ByteInput, Client, v1};
-use vmd_tests::{Daemon, Qmp, soon, untimed};
+use vmd_tests::{Qmp, soon, untimed};
 
 use super::{
+    blkdebug::Host,
     difference::{Difference, show},
     vector::{End, Line, Vector},
 };
 
-/// Replays `vector` on a machine of `daemon`, which is the vector's own if it has signals. What has not come after
+/// Replays `vector` on a machine of `host`, which is the vector's own if it has signals. What has not come after
 /// `patience` does not come.
 pub(crate) async fn replay(
-    daemon: &Daemon,
+    host: &Host<'_>,
     vector: &Vector,
     patience: Duration,
 ) -> Result<(), Difference> {
-    let mut replay = Replay::new(daemon, vector, patience).await;
+    let mut replay = Replay::new(host, vector, patience).await;
     replay.lines().await
 }
 
 struct Replay<'a> {
-    daemon: &'a Daemon,
+    host: &'a Host<'a>,
     client: Client,
     name: String,
     vector: &'a Vector,
@@ -53,10 +54,10 @@ struct Written {
 }
 
 impl<'a> Replay<'a> {
-    async fn new(daemon: &'a Daemon, vector: &'a Vector, patience: Duration) -> Self {
-        let client = daemon.client().await;
+    async fn new(host: &'a Host<'a>, vector: &'a Vector, patience: Duration) -> Self {
+        let client = host.client().await;
         let name = vector.name.replace('_', "-");
-        let socket = daemon.path(&format!("{}.qmp", vector.number()));
+        let socket = host.path(&format!("{}.qmp", vector.number()));
         let start = &vector.start;
         let request = v1::CreateVmRequest {
             name: name.clone(),
@@ -64,9 +65,11 @@ impl<'a> Replay<'a> {
             definition: Some(v1::VmDefinition {
                 memory_bytes: Some(start.memory_mib << 20),
                 actions: Some(start.actions),
+                disks: start.disk.iter().cloned().collect(),
                 qmp_socket: socket.to_str().unwrap().to_owned(),
                 ..Default::default()
             }),
+            ..Default::default()
         };
         soon("create", client.create(request)).await.unwrap();
         let (typed, mut output) = soon("console", client.console(&name, false)).await.unwrap();
@@ -88,7 +91,7 @@ impl<'a> Replay<'a> {
             sender.send_modify(|written| written.closed = true);
         });
         let mut replay = Self {
-            daemon,
+            host,
             client,
             name,
             vector,
@@ -138,7 +141,7 @@ impl<'a> Replay<'a> {
                     self.typed.send(&bytes).await.unwrap();
                 }
                 Line::Written(_) => self.expect_written(false).await?,
-                Line::Signal(signal) => self.daemon.signal(signal.parse::<Signal>().unwrap()),
+                Line::Signal(signal) => self.host.signal(signal.parse::<Signal>().unwrap()),
                 Line::End(end) => return self.end(end).await,
                 Line::PortWrites(_) | Line::Other { .. } => {
                     return Err(self.differs(format!("vmd has nothing for `{}`", show(line))));

@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use serde_json::Value;
 use vmctl::{names::Spelled, v1};
 
+use super::blkdebug;
+
 /// A recording.
 pub(crate) struct Vector {
     /// The file's name, without `.jsonl`.
@@ -23,6 +25,8 @@ pub(crate) struct Start {
     pub(crate) paused: bool,
     pub(crate) memory_mib: u64,
     pub(crate) actions: v1::Actions,
+    /// A disk whose first write fails (see [`blkdebug`](super::blkdebug)).
+    pub(crate) disk: Option<v1::Disk>,
     /// What vmd has no counterpart of.
     pub(crate) unfed: Vec<String>,
 }
@@ -176,6 +180,12 @@ impl Start {
                             start.action(&format!("watchdog={action}"));
                         }
                         ("-m", Some(mib)) => start.memory_mib = mib.parse().unwrap(),
+                        ("-blockdev", Some(node)) if node.contains("blkdebug") => {
+                            start.disk = Some(blkdebug::disk(node));
+                        }
+                        ("-device", Some(device)) if device.starts_with("ide-hd,drive=d0,") => {
+                            start.disk_options(device);
+                        }
                         // vmd's machines have both.
                         ("-device", Some("ib700" | "pvpanic"))
                         // What the machine is like, and how QEMU was recorded.
@@ -187,6 +197,18 @@ impl Start {
             }
         }
         start
+    }
+
+    /// vmd's disks are on virtio; the guest does not tell.
+    fn disk_options(&mut self, device: &str) {
+        let disk = self.disk.as_mut().unwrap();
+        for option in device.split(',').skip(1) {
+            match option.split_once('=').unwrap() {
+                ("werror", policy) => disk.set_werror(Spelled::from_spelling(policy).unwrap()),
+                ("drive" | "bus" | "id", _) => {}
+                other => panic!("a disk with {other:?}"),
+            }
+        }
     }
 
     fn action(&mut self, action: &str) {

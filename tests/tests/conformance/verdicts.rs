@@ -13,7 +13,6 @@ pub(crate) enum Expected {
     Differs(&'static str),
 }
 
-const DISKS: &str = "needs a disk: I/O errors come with the disk devices";
 const OUTGOING: &str = "needs outgoing migration";
 const INCOMING: &str = "needs incoming migration";
 const SNAPSHOTS: &str = "needs snapshots (`savevm`, `loadvm`)";
@@ -22,7 +21,6 @@ const DEBUGGER: &str = "needs the gdb server";
 
 /// By the numbers that the recordings' names start with.
 const PENDING: &[(RangeInclusive<u16>, &str)] = &[
-    (37..=41, DISKS),
     (63..=63, INCOMING),
     (64..=67, OUTGOING),
     (68..=73, INCOMING),
@@ -35,7 +33,6 @@ const PENDING: &[(RangeInclusive<u16>, &str)] = &[
     ),
     (200..=207, DEBUGGER),
     (208..=215, INCOMING),
-    (224..=231, DISKS),
     (240..=247, OUTGOING),
     (256..=263, SNAPSHOTS),
     (272..=278, DUMP),

@@ -1,13 +1,22 @@
-//! The keyboard controller, as far as it resets the machine (Intel 8042 datasheet, "pulse output port").
+//! The keyboard controller, without a keyboard, as far as it resets the machine (Intel 8042 datasheet, "pulse output
+//! port") and says that there is no keyboard (IBM PS/2 technical reference, "keyboard and auxiliary device controller").
 //!
 //! | port | read | write |
 //! | --- | --- | --- |
-//! | 0x60 | 0: no data | ignored |
+//! | 0x60 | the answer to the last command, once; 0 if there is none | ignored |
 //! | 0x61..=0x63 | 0xff: not the controller's | ignored |
-//! | 0x64 | 0: nothing to read, ready for a command | command |
+//! | 0x64 | bit 0: there is an answer; ready for a command | command |
 //!
-//! Commands 0xf0 to 0xff pulse those lines of the output port low whose bit is 0. Line 0 is the reset line of the CPU,
-//! so every even one of them resets; software uses 0xfe. Around `vm_superio::I8042Device`, which knows 0xfe alone.
+//! | command | answer |
+//! | --- | --- |
+//! | 0xaa, self-test | 0x55, passed |
+//! | 0xab, keyboard interface test | 0x02, the clock line is stuck high |
+//! | 0xf0..=0xff, pulse those lines of the output port low whose bit is 0 | none |
+//! | others | none |
+//!
+//! Line 0 is the reset line of the CPU, so every even pulse resets; software uses 0xfe. Firmware that gets no answer
+//! waits for half a second, of which a guest that is emulated makes two. Around `vm_superio::I8042Device`, which knows
+//! 0xfe alone.
 
 use std::{convert::Infallible, ops::RangeInclusive};
 
@@ -22,6 +31,12 @@ pub const PORTS: RangeInclusive<u16> = 0x60..=0x64;
 const DATA: u16 = 0;
 const COMMAND: u16 = 4;
 
+const OUTPUT_FULL: u8 = 0x01;
+
+const SELF_TEST: u8 = 0xaa;
+const SELF_TEST_PASSED: u8 = 0x55;
+const KEYBOARD_TEST: u8 = 0xab;
+const CLOCK_STUCK_HIGH: u8 = 0x02;
 const PULSE: u8 = 0xf0;
 const PULSE_RESET_LINE: u8 = 0xfe;
 
@@ -39,6 +54,7 @@ impl Trigger for ResetLine {
 /// A keyboard controller without a keyboard.
 pub struct I8042 {
     controller: I8042Device<ResetLine>,
+    answer: Option<u8>,
 }
 
 impl I8042 {
@@ -46,6 +62,7 @@ impl I8042 {
     pub fn new(requests: Requests) -> Self {
         Self {
             controller: I8042Device::new(ResetLine(requests)),
+            answer: None,
         }
     }
 }
@@ -53,13 +70,26 @@ impl I8042 {
 impl PioDevice for I8042 {
     fn read(&mut self, offset: u16, data: &mut [u8]) {
         read_bytes(offset, data, |register| match register {
-            DATA | COMMAND => self.controller.read(register as u8),
+            DATA => self.answer.take().unwrap_or(0),
+            COMMAND => {
+                let full = if self.answer.is_some() {
+                    OUTPUT_FULL
+                } else {
+                    0
+                };
+                self.controller.read(COMMAND as u8) | full
+            }
             _ => 0xff,
         });
     }
 
     fn write(&mut self, offset: u16, data: &[u8]) {
         write_bytes(offset, data, |register, value| {
+            match (register, value) {
+                (COMMAND, SELF_TEST) => self.answer = Some(SELF_TEST_PASSED),
+                (COMMAND, KEYBOARD_TEST) => self.answer = Some(CLOCK_STUCK_HIGH),
+                _ => {}
+            }
             let pulses_reset = value & (PULSE | 1) == PULSE;
             let value = if pulses_reset {
                 PULSE_RESET_LINE
@@ -72,7 +102,9 @@ impl PioDevice for I8042 {
         });
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.answer = None;
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +128,23 @@ mod tests {
         }
         i8042.write(COMMAND, &[0xfe]);
         assert!(requests.stops_vcpu());
+    }
+
+    #[test]
+    fn it_passes_its_test_and_has_no_keyboard() {
+        let mut i8042 = I8042::new(requests());
+        for (command, answer) in [(0xaa, 0x55), (0xab, 0x02)] {
+            for _ in 0..2 {
+                i8042.write(COMMAND, &[command]);
+                assert_eq!(read_byte(&mut i8042, COMMAND), 0x01);
+                assert_eq!(read_byte(&mut i8042, DATA), answer);
+                assert_eq!(read_byte(&mut i8042, COMMAND), 0);
+                assert_eq!(read_byte(&mut i8042, DATA), 0);
+            }
+        }
+        i8042.write(COMMAND, &[0xaa]);
+        i8042.reset();
+        assert_eq!(read_byte(&mut i8042, COMMAND), 0);
     }
 
     #[test]

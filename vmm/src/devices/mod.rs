@@ -1,4 +1,4 @@
-//! The device models, one a file, and what they are given: an interrupt line, a timer, and `Requests`.
+//! The device models, one a file, and what they are given: an interrupt line, a timer, `Requests`, guest memory.
 //!
 //! ```text
 //!   vCPU thread --- port I/O exit ---> PioDevice::{read, write} ---> IrqLine::set    (to the interrupt controllers)
@@ -8,19 +8,25 @@
 //! A device never sees the machine, the daemon or another device. Every byte that a guest writes is hostile: a device
 //! keeps a bounded state whatever is written, and never fails.
 
+pub mod acpi_hotplug;
 pub mod acpi_pm;
 pub mod clock;
 pub mod console;
+pub mod debugcon;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod ib700;
+pub mod pci;
 pub mod port92;
 pub mod pvpanic;
 pub mod reset_control;
 pub mod rtc;
 pub mod serial;
+pub mod shared_line;
 #[cfg(test)]
 mod testing;
 pub mod timer;
+pub mod virtio;
 
 /// A device with registers in the port I/O space.
 pub trait PioDevice: Send {

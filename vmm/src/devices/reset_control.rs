@@ -16,7 +16,10 @@ use crate::runstate::{Request, Requests, ShutdownCause};
 /// The ports of the PCI address register, with the reset control register.
 pub const PORTS: RangeInclusive<u16> = 0xcf8..=0xcfb;
 
-const RESET_CONTROL: u16 = 1;
+/// The register's own.
+pub const REGISTER: u16 = 0xcf9;
+
+const RESET_CONTROL: u16 = REGISTER - *PORTS.start();
 const RESET_CPU: u8 = 0x04;
 
 /// The reset control register.

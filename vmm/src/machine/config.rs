@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::BuildStep;
+use super::{
+    BuildStep, VirtioConfig, VirtioTransport,
+    boot::DirectBoot,
+    cpu::{CpuConfig, CpuModel, PORTABLE_PHYSICAL_BITS},
+};
 use crate::probe;
 
 /// Guest memory is a multiple of this, in bytes.
@@ -28,19 +32,44 @@ pub struct MachineConfig {
     pub memory_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// What the vCPUs are like.
+    pub cpu: CpuConfig,
     /// What the vCPUs start in.
-    pub firmware: Firmware,
+    pub boot: Boot,
+    /// How its virtio devices are reached.
+    pub virtio_transport: VirtioTransport,
+    /// These devices, at most [`VirtioTransport::max_devices`].
+    pub virtio: Vec<VirtioConfig>,
     /// For tests: fail at this step of the build.
     pub fail_at: Option<BuildStep>,
 }
 
-/// A flat firmware image. It ends at 4 GiB, where the reset vector is; its last 128 KiB are also below 1 MiB.
+/// What a machine starts in.
+#[derive(Clone, Debug)]
+pub enum Boot {
+    /// Firmware, at the reset vector.
+    Firmware(Firmware),
+    /// A kernel, at its entry point.
+    Direct(DirectBoot),
+}
+
+/// A flat firmware image. It ends at 4 GiB, where the reset vector is; its last 256 KiB are also below 1 MiB.
 #[derive(Clone, Debug)]
 pub enum Firmware {
     /// The probe guest.
     Probe,
     /// An image that was read from a file.
     Image(Arc<[u8]>),
+}
+
+impl Boot {
+    /// The firmware image; empty without firmware.
+    pub(super) fn firmware(&self) -> &[u8] {
+        match self {
+            Self::Firmware(firmware) => firmware.bytes(),
+            Self::Direct(_) => &[],
+        }
+    }
 }
 
 impl Firmware {
@@ -67,6 +96,14 @@ pub enum ConfigError {
         /// What the host has, in bytes.
         host: u64,
     },
+    /// More memory than the CPU model can address.
+    #[error("{asked} bytes: the CPU model `portable` has at most {most}")]
+    MemoryBeyondModel {
+        /// What was asked for, in bytes.
+        asked: u64,
+        /// What can be addressed, in bytes.
+        most: u64,
+    },
     /// The number of vCPUs.
     #[error("{asked}: a machine has 1 to {max} vCPUs on this host")]
     Vcpus {
@@ -89,6 +126,17 @@ pub fn check_memory(asked: u64, host: u64) -> Result<(), ConfigError> {
         Err(ConfigError::MemorySize(asked))
     } else if asked > host.min(MAX_MEMORY) {
         Err(ConfigError::MemoryBeyondHost { asked, host })
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks a memory size, in bytes, against what the CPU model can address.
+pub fn check_model_memory(asked: u64, model: CpuModel) -> Result<(), ConfigError> {
+    // The gigabyte below 4 GiB is not RAM's.
+    let most = (1 << PORTABLE_PHYSICAL_BITS) - (1 << 30);
+    if model == CpuModel::Portable && asked > most {
+        Err(ConfigError::MemoryBeyondModel { asked, most })
     } else {
         Ok(())
     }
@@ -131,6 +179,18 @@ mod tests {
                 Err(ConfigError::MemoryBeyondHost { asked, host })
             );
         }
+    }
+
+    #[test]
+    fn the_portable_model_addresses_39_bits() {
+        let most = 511 << 30;
+        assert_eq!(check_model_memory(most, CpuModel::Portable), Ok(()));
+        let asked = most + PAGE_SIZE;
+        assert_eq!(
+            check_model_memory(asked, CpuModel::Portable),
+            Err(ConfigError::MemoryBeyondModel { asked, most })
+        );
+        assert_eq!(check_model_memory(asked, CpuModel::Host), Ok(()));
     }
 
     #[test]

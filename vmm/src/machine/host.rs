@@ -1,9 +1,11 @@
 //! The host's KVM: opened once by the daemon, shared by every machine.
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 use thiserror::Error;
 use vmm_sys_util::errno;
+
+use super::cpu::{self, HostCpus, Leaves};
 
 /// Where KVM is.
 const DEVICE: &str = "/dev/kvm";
@@ -43,8 +45,10 @@ pub enum HostError {
 /// An open `/dev/kvm` and what it offers.
 pub struct Host {
     pub(super) kvm: Kvm,
-    pub(super) cpuid: CpuId,
+    /// What guests may be told of the processor.
+    pub(super) cpuid: Leaves,
     max_vcpus: u32,
+    cpus: HostCpus,
 }
 
 impl Host {
@@ -78,14 +82,20 @@ impl Host {
             .unwrap_or(MAX_VCPUS)
             .min(MAX_VCPUS);
         Ok(Self {
+            cpuid: cpu::offered(&cpuid, kvm.check_extension(Cap::TscDeadlineTimer)),
             kvm,
-            cpuid,
             max_vcpus,
+            cpus: HostCpus::allowed(),
         })
     }
 
     /// Most vCPUs a machine may have.
     pub fn max_vcpus(&self) -> u32 {
         self.max_vcpus
+    }
+
+    /// The CPUs that vCPUs may be bound to: those that this process might use when it opened KVM.
+    pub fn cpus(&self) -> &HostCpus {
+        &self.cpus
     }
 }

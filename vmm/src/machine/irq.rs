@@ -67,7 +67,7 @@ impl ChipState {
             };
             vm.get_irqchip(&mut chip)
                 .map_err(BuildError::kvm("KVM_GET_IRQCHIP"))?;
-            Ok(chip)
+            Ok::<_, BuildError>(chip)
         };
         Ok(Self {
             chips: [

@@ -3,7 +3,7 @@
 //! ```text
 //!  0                   1 MiB              3 GiB        4 GiB - image      4 GiB
 //!  |  RAM  ...  copy --|----- RAM ... -----|  no memory  |  firmware ROM --|-- the rest of RAM ...
-//!               of the last 128 KiB                        read-only
+//!               of the last 256 KiB                        read-only
 //! ```
 //! The copy below 1 MiB is in RAM, as on a PC that shadows its firmware: the guest may write to it, and a reset writes
 //! it again. A wake-up writes nothing.
@@ -19,19 +19,22 @@ use super::{BuildError, config::PAGE_SIZE};
 
 const FOUR_GIB: u64 = 1 << 32;
 /// RAM below 4 GiB ends here at the latest: above are interrupt controllers and firmware.
-const LOW_RAM_END: u64 = 3 << 30;
+pub(super) const LOW_RAM_END: u64 = 3 << 30;
 const ONE_MIB: u64 = 1 << 20;
-/// How much of the firmware's end is also below 1 MiB.
-const SHADOW: usize = 128 << 10;
+/// How much of the firmware's end is also below 1 MiB, at most: from 0xc0000 on. SeaBIOS needs all of its 256 KiB there
+/// where it finds no PCI host bridge to copy it with.
+const SHADOW: usize = 256 << 10;
 
 /// A machine's memory. It must outlive the VM that uses it.
 pub(super) struct Memory {
     ram: GuestMemoryMmap,
-    rom: MmapRegion,
+    /// Of a machine with firmware.
+    rom: Option<MmapRegion>,
 }
 
 impl Memory {
-    /// Reserves the memory and gives it to `vm`. Pages are taken from the host only when they are touched.
+    /// Reserves the memory and gives it to `vm`, with room for `firmware` if it is not empty. Pages are taken from the
+    /// host only when they are touched.
     pub(super) fn new(vm: &VmFd, bytes: u64, firmware: &[u8]) -> Result<Self, BuildError> {
         let low = bytes.min(LOW_RAM_END);
         let mut ranges = vec![(GuestAddress(0), size(low)?)];
@@ -44,10 +47,13 @@ impl Memory {
         })?;
 
         let rom_bytes = (firmware.len() as u64).next_multiple_of(PAGE_SIZE);
-        let rom = MmapRegion::new(size(rom_bytes)?).map_err(|error| BuildError::Memory {
-            bytes: rom_bytes,
-            source: Box::new(error),
-        })?;
+        let rom = match size(rom_bytes)? {
+            0 => None,
+            size => Some(MmapRegion::new(size).map_err(|error| BuildError::Memory {
+                bytes: rom_bytes,
+                source: Box::new(error),
+            })?),
+        };
         let memory = Self { ram, rom };
 
         let mut slot = 0;
@@ -63,24 +69,36 @@ impl Memory {
             set_slot(vm, slot, 0, start.0, region.len(), host)?;
             slot += 1;
         }
-        let rom_start = FOUR_GIB - rom_bytes;
-        set_slot(
-            vm,
-            slot,
-            KVM_MEM_READONLY,
-            rom_start,
-            rom_bytes,
-            memory.rom.as_ptr(),
-        )?;
+        if let Some(rom) = &memory.rom {
+            let start = FOUR_GIB - rom_bytes;
+            set_slot(vm, slot, KVM_MEM_READONLY, start, rom_bytes, rom.as_ptr())?;
+        }
         Ok(memory)
+    }
+
+    /// The RAM, to be shared with the devices. It is unmapped with the last of its holders.
+    pub(super) fn ram(&self) -> &GuestMemoryMmap {
+        &self.ram
+    }
+
+    /// Bytes of RAM below and above 4 GiB.
+    pub(super) fn low_and_high(&self) -> (u64, u64) {
+        let lengths = |high| {
+            let regions = self.ram.iter();
+            let of_half = regions.filter(move |region| (region.start_addr().0 >= FOUR_GIB) == high);
+            of_half.map(GuestMemoryRegion::len).sum()
+        };
+        (lengths(false), lengths(true))
     }
 
     /// Puts the firmware to its two places. The read-only one cannot change, so a reset needs only the shadow.
     pub(super) fn load_firmware(&self, firmware: &[u8]) -> Result<(), BuildError> {
         let failed = |error| BuildError::Firmware(Box::new(error));
-        let padding = self.rom.size().saturating_sub(firmware.len());
-        let rom = self.rom.as_volatile_slice();
-        rom.write_slice(firmware, padding).map_err(failed)?;
+        if let Some(rom) = &self.rom {
+            let padding = rom.size().saturating_sub(firmware.len());
+            let rom = rom.as_volatile_slice();
+            rom.write_slice(firmware, padding).map_err(failed)?;
+        }
         self.load_shadow(firmware)
     }
 

@@ -10,15 +10,22 @@
 //!        +-- Memory, ChipState, VirtualClock, Timers
 //! ```
 
+mod acpi;
 mod board;
+pub mod boot;
 mod build;
 mod bus;
 mod clock;
 pub mod config;
+pub mod cpu;
+mod device_command;
+mod firmware_items;
 mod host;
 mod irq;
 mod memory;
+mod msi;
 mod vcpu;
+mod virtio;
 
 use std::{
     sync::{Arc, atomic::AtomicI32},
@@ -29,22 +36,30 @@ use kvm_ioctls::VmFd;
 use thiserror::Error;
 use tokio::{
     sync::{Notify, oneshot},
+    task::spawn_blocking,
     time::timeout,
 };
 
-use self::{board::Board, bus::PioBus, irq::ChipState, memory::Memory, vcpu::Vcpu};
+use self::{
+    acpi::AcpiTables, board::Board, boot::entry::Start, bus::PioBus, irq::ChipState,
+    memory::Memory, vcpu::Vcpu, virtio::VirtioBus,
+};
 pub use self::{
     build::{BuildError, BuildStep},
-    config::{Firmware, MachineConfig},
+    config::{Boot, Firmware, MachineConfig},
+    device_command::{DeviceCommand, DeviceCommandError},
     host::{Host, HostError, MAX_VCPUS},
+    virtio::{VirtioConfig, VirtioTransport},
 };
 use crate::{
+    counters::Counters,
     devices::{
         clock::{Clock, VirtualClock, WallClock},
         console::Console,
         timer::{TimerId, Timers},
+        virtio::balloon::Balloon,
     },
-    runstate::{Machine, MainLoop, Notifiers, Requests},
+    runstate::{Cleanup, Machine, MainLoop, Notifiers, Requests},
 };
 
 /// How long a vCPU may take to obey. It leaves the guest within microseconds of the signal; only a host that is stuck
@@ -57,14 +72,17 @@ const OBEY: Duration = Duration::from_secs(30);
 pub struct KvmMachine {
     // The order of fields is the order in which they go: threads first, then what they use, memory last.
     vcpus: Vec<Vcpu>,
+    counters: Arc<Counters>,
     parked: Arc<Notify>,
     board: Board,
     bus: Arc<PioBus>,
+    virtio: Arc<VirtioBus>,
     timers: Arc<Timers>,
     clock: Arc<VirtualClock>,
     timers_held: bool,
     chips: ChipState,
-    firmware: Firmware,
+    boot: Boot,
+    acpi: Arc<AcpiTables>,
     vm: Arc<VmFd>,
     memory: Memory,
 }
@@ -81,28 +99,56 @@ pub enum MachineError {
     /// A KVM call failed.
     #[error("KVM: {0}")]
     Kvm(#[from] kvm_ioctls::Error),
-    /// The firmware could not be written again.
+    /// The images could not be written again.
     #[error(transparent)]
-    Firmware(#[from] BuildError),
+    Images(#[from] BuildError),
+    /// Whoever wrote the images again has ended before it was done.
+    #[error("the images were not written to their end")]
+    ImagesLost,
+    /// Where the guest wants to go on after a wake-up could not be read.
+    #[error("the waking vector: {0}")]
+    WakingVector(#[from] vm_memory::GuestMemoryError),
 }
 
 impl KvmMachine {
-    /// A main loop that drives this machine, with the devices told of what concerns them.
+    /// A main loop that drives this machine, with the devices told of what concerns them and closed at its end.
     pub fn into_main_loop(self, requests: Requests) -> MainLoop<Self> {
         let mut notifiers = Notifiers::default();
         self.board.attach(&mut notifiers);
         let mut kvmclock = clock::kvmclock_handler(self.vm.clone());
+        let (console, virtio) = (self.board.console.clone(), self.virtio.clone());
         let mut main_loop = MainLoop::new(requests, self);
         main_loop.notifiers = notifiers;
         main_loop
             .handlers
             .register(0, move |running, _| kvmclock(running));
+        let closers = &mut main_loop.closers;
+        closers.register(Cleanup::Chardevs, async move { console.close() });
+        closers.register(Cleanup::Drain, {
+            let virtio = virtio.clone();
+            async move { virtio.pause().await }
+        });
+        closers.register(Cleanup::BlockDevices, {
+            let virtio = virtio.clone();
+            async move { virtio.close_disks().await }
+        });
+        closers.register(Cleanup::Network, async move { virtio.close_cards().await });
         main_loop
     }
 
     /// The first serial port's host side.
     pub fn console(&self) -> &Arc<Console> {
         &self.board.console
+    }
+
+    /// Its balloon, if it has one.
+    pub fn balloon(&self) -> Option<Arc<Balloon>> {
+        self.virtio.balloon()
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// The host's thread of each vCPU, in order; 0 until the thread has begun.
@@ -170,10 +216,13 @@ impl KvmMachine {
         }
     }
 
-    /// Devices and vCPUs into their power-on state. The vCPUs are paused.
-    async fn power_on(&self) -> Result<(), MachineError> {
-        let jobs: Vec<_> = self.vcpus.iter().map(Vcpu::reset).collect();
+    /// Devices and vCPUs into their power-on state, but the first vCPU at `start`. The vCPUs are paused.
+    async fn power_on(&self, start: Start) -> Result<(), MachineError> {
+        let starts = std::iter::once(start).chain(std::iter::repeat(Start::PowerOn));
+        let vcpus = self.vcpus.iter().zip(starts);
+        let jobs: Vec<_> = vcpus.map(|(vcpu, start)| vcpu.reset(start)).collect();
         self.board.reset();
+        self.virtio.reset().await;
         self.chips.restore(&self.vm)?;
         finish(jobs).await
     }
@@ -196,15 +245,25 @@ impl Machine for KvmMachine {
     type Error = MachineError;
 
     async fn pause_vcpus(&mut self) -> Result<(), MachineError> {
-        self.timers_held = true;
+        let began = Instant::now();
+        let was_held = std::mem::replace(&mut self.timers_held, true);
         self.vcpus.iter().for_each(Vcpu::pause);
-        timeout(OBEY, self.all_parked())
-            .await
-            .map_err(|_| MachineError::Stuck)?
+        let paused = timeout(OBEY, async {
+            self.all_parked().await?;
+            self.virtio.pause().await;
+            Ok::<_, MachineError>(())
+        });
+        paused.await.map_err(|_| MachineError::Stuck)??;
+        // A machine that was paused already is not paused once more.
+        if !was_held {
+            self.counters.pause.observe(began.elapsed());
+        }
+        Ok(())
     }
 
     fn resume_vcpus(&mut self) -> Result<(), MachineError> {
         self.timers_held = false;
+        self.virtio.resume();
         self.vcpus.iter().for_each(Vcpu::resume);
         Ok(())
     }
@@ -214,12 +273,34 @@ impl Machine for KvmMachine {
     }
 
     async fn reset(&mut self) -> Result<(), MachineError> {
-        self.power_on().await?;
-        Ok(self.memory.load_shadow(self.firmware.bytes())?)
+        match &self.boot {
+            Boot::Firmware(firmware) => {
+                self.power_on(Start::PowerOn).await?;
+                self.memory.load_shadow(firmware.bytes())?;
+            }
+            Boot::Direct(direct) => {
+                self.power_on(direct.start()).await?;
+                // A kernel and its RAM disk may be hundreds of MiB.
+                let (direct, acpi) = (direct.clone(), self.acpi.clone());
+                let ram = self.memory.ram().clone();
+                let write = move || direct.write(&ram, &acpi, true);
+                let written = spawn_blocking(write).await;
+                let written = written.map_err(|_| MachineError::ImagesLost)?;
+                written.map_err(BuildError::from)?;
+            }
+        }
+        Ok(())
     }
 
     async fn wake_up(&mut self) -> Result<(), MachineError> {
-        self.power_on().await
+        let start = match &self.boot {
+            // Firmware finds the waking vector by itself.
+            Boot::Firmware(_) => Start::PowerOn,
+            Boot::Direct(_) => Start::Waking {
+                vector: self.acpi.waking_vector(self.memory.ram())?,
+            },
+        };
+        self.power_on(start).await
     }
 
     async fn inject_nmi(&mut self) -> Result<(), MachineError> {
@@ -231,7 +312,7 @@ impl Machine for KvmMachine {
     }
 
     async fn drain_and_flush(&mut self) -> Result<(), i32> {
-        // There are no disks yet.
-        Ok(())
+        // The machine is paused, and with that drained.
+        self.virtio.flush().await
     }
 }

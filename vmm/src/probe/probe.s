@@ -13,6 +13,13 @@ vmd_probe_start:
     .equ PM1_CONTROL, 0x604
     .equ PVPANIC, 0x505
     .equ SLP_EN, 0x2000
+    .equ VIRTIO, 0xd0000000
+    .equ RINGS, 0x8000              # in memory; from there on:
+    .equ AVAILABLE, 0x100
+    .equ USED, 0x200
+    .equ HEAD, 0x300
+    .equ DATA, 0x400
+    .equ STATUS, 0x600
 
 # ------------------------------------------------------------------------------------------------ start
 
@@ -122,6 +129,7 @@ letters:
     letter 0x45, do_enable_button   # E
     letter 0x41, do_alarm           # A
     letter 0x49, do_internal_error  # I
+    letter 0x44, do_disk            # D
     .byte 0
 
 # ------------------------------------------------------------------------------------------------ the letters
@@ -233,6 +241,55 @@ do_internal_error:
     .long 0xe0000000
     .short 0x0008
 
+# Writes sector 0 of the disk in the first place of virtio-mmio, without interrupts. FS reaches it: a segment of 4 GiB
+# that protected mode loads and real mode keeps.
+do_disk:
+    cli
+    lgdt %cs:(gdt_register - vmd_probe_start)
+    mov %cr0, %eax
+    or $0x01, %al
+    mov %eax, %cr0
+    mov $0x10, %bx
+    mov %bx, %fs
+    and $0xfe, %al
+    mov %eax, %cr0
+
+    mov $VIRTIO, %ebx
+    mov %fs:(%ebx), %eax
+    cmp $0x74726976, %eax           # "virt"
+    jne disk_failed
+    mov %fs:8(%ebx), %eax
+    cmp $2, %eax                    # a block device
+    jne disk_failed
+
+    mov $(disk_rings - vmd_probe_start), %si
+    mov $RINGS, %di
+    mov $((disk_rings_end - disk_rings) / 4), %cx
+    rep movsl %cs:(%si), %es:(%di)
+
+    mov $(disk_registers - vmd_probe_start), %si
+next_register:
+    movzwl %cs:(%si), %edi
+    mov %cs:2(%si), %eax
+    mov %eax, %fs:(%ebx, %edi)
+    add $6, %si
+    cmp $(disk_registers_end - vmd_probe_start), %si
+    jne next_register
+
+wait_for_disk:
+    cmpw $1, RINGS + USED + 2
+    jne wait_for_disk
+    cmpb $0, RINGS + STATUS
+    jne disk_failed
+    mov $0x64, %al                  # 'd'
+    jmp tell_of_disk
+disk_failed:
+    mov $0x65, %al                  # 'e'
+tell_of_disk:
+    mov $COM1, %dx
+    out %al, (%dx)
+    jmp next_letter
+
 # ------------------------------------------------------------------------------------------------ interrupts
 
 isr_ignore:
@@ -271,6 +328,7 @@ end_of_second:
 gdt:
     .quad 0
     .quad 0x00cf9b000000ffff        # 0008: flat 32-bit code
+    .quad 0x00cf93000000ffff        # 0010: flat data
 gdt_end:
 gdt_register:
     .short gdt_end - gdt - 1
@@ -278,6 +336,51 @@ gdt_register:
 empty_idt:
     .short 0
     .long 0
+
+    # What is written to the disk's registers, in order.
+    .macro register offset, value
+    .short \offset
+    .long \value
+    .endm
+disk_registers:
+    register 0x070, 0               # reset
+    register 0x070, 3               # acknowledge, driver
+    register 0x024, 1
+    register 0x020, 1               # version 1
+    register 0x070, 11              # features ok
+    register 0x030, 0               # queue 0
+    register 0x038, 8
+    register 0x080, RINGS
+    register 0x084, 0
+    register 0x090, RINGS + AVAILABLE
+    register 0x094, 0
+    register 0x0a0, RINGS + USED
+    register 0x0a4, 0
+    register 0x044, 1
+    register 0x070, 15              # driver ok
+    register 0x050, 0               # notify
+disk_registers_end:
+
+    # Address, length, flags (1: another follows, 2: for the device to write) and the next one.
+    .macro descriptor offset, length, flags, next
+    .quad RINGS + \offset
+    .long \length
+    .short \flags, \next
+    .endm
+    .balign 4
+disk_rings:
+    descriptor HEAD, 16, 1, 1
+    descriptor DATA, 512, 1, 2
+    descriptor STATUS, 1, 2, 0
+    .fill AVAILABLE - (. - disk_rings), 1, 0
+    .short 0, 1, 0                  # flags, index, the first descriptor
+    .fill USED - (. - disk_rings), 1, 0
+    .fill HEAD - (. - disk_rings), 1, 0
+    .long 1, 0, 0, 0                # write, from sector 0
+    .fill DATA - (. - disk_rings), 1, 0
+    .fill STATUS - (. - disk_rings), 1, 0x44
+    .long 0xff
+disk_rings_end:
 
     .org vmd_probe_start - vmd_probe_start + 0xfff0, 0xff
     .byte 0xea                      # jmp f000:0000

@@ -56,6 +56,20 @@ named_enum! {
     }
 }
 
+named_enum! {
+    /// What an I/O error of a disk does (spec, section 10). Reads and writes have one each.
+    ErrorPolicy, "error policy" {
+        /// The guest is told.
+        Report = "report",
+        /// The guest is told that the request succeeded.
+        Ignore = "ignore",
+        /// If the host has no space left, as `stop`, else as `report`.
+        Enospc = "enospc",
+        /// The machine stops in run state `io-error`; the request is tried again when it goes on.
+        Stop = "stop",
+    }
+}
+
 /// The actions in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Actions {

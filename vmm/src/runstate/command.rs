@@ -3,8 +3,8 @@
 use super::{
     ActionChange, CommandError, Machine, MainLoop, RebootAction, Refusal, Request, RunState,
     ShutdownCause, WakeupReason,
-    journal::{Call, Entry, Outcome},
-    main_loop::{failed, told},
+    journal::Call,
+    main_loop::{answered, failed},
 };
 
 /// A command. Its requests are served by the [`MainLoop::pass`] that must follow it.
@@ -45,13 +45,8 @@ impl<M: Machine> MainLoop<M> {
     pub async fn command(&mut self, command: Command) -> Result<(), CommandError> {
         self.requests.called(Call::Command(command));
         let result = self.carry_out(command).await;
-        self.requests.returned(|| match &result {
-            Ok(()) => None,
-            Err(CommandError::Refused(refusal)) => {
-                Some(Entry::Outcome(Outcome::Refused(refusal.to_string())))
-            }
-            Err(CommandError::Failed(failure)) => Some(told(failure)),
-        });
+        self.requests
+            .returned(|| result.as_ref().err().map(answered));
         result
     }
 

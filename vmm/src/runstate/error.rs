@@ -57,6 +57,9 @@ pub enum Refusal {
     /// `system_wakeup` outside `suspended`.
     #[error("Unable to wake up: guest is not in suspended state")]
     NotSuspended,
+    /// A start, other than by `cont`, in `suspended` (spec, section 16).
+    #[error("The guest is suspended: only a wake-up starts it")]
+    Suspended,
     /// The command leads to a transition that the table forbids (spec, section 16).
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),

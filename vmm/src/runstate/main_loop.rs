@@ -3,15 +3,16 @@
 //! ```text
 //!   one pass:  debug -> suspend -> shutdown -> reset -> wakeup -> powerdown -> vmstop
 //!                                     |
-//!                                     +--> action poweroff: leave at once, the rest is lost
+//!                                     +--> action poweroff: leave at once, the rest is lost; the cleanup begins
 //! ```
 //! Every target state is checked before any side effect or event (spec, section 16): a request that came too late is
 //! dropped and counted, a command is refused, and only a transition of the engine's own that the table forbids is a
 //! [`Failure`].
 
 use super::{
-    ActionChange, ChangeHandlers, Event, Failure, Machine, Notifiers, PanicAction, Requests,
-    RunState, ShutdownAction, ShutdownCause, WakeupReason,
+    ActionChange, ChangeHandlers, Closers, CommandError, Event, Failure, IllegalTransition,
+    Machine, Notifiers, PanicAction, Refusal, Requests, RunState, ShutdownAction, ShutdownCause,
+    WakeupReason,
     error::chain,
     journal::{Call, Driven, Dropped, Entry, Outcome},
     requests::Serving,
@@ -50,6 +51,8 @@ pub struct MainLoop<M> {
     pub handlers: ChangeHandlers,
     /// Told of powerdown, suspend, wake-up, shutdown and the end.
     pub notifiers: Notifiers,
+    /// What is closed at the end.
+    pub closers: Closers,
     /// Whether an incoming migration starts the guest at its end; `stop` and `cont` set it in `inmigrate`.
     pub(super) autostart: bool,
     /// Gates the command only, not the wake-ups that hardware raises.
@@ -65,6 +68,7 @@ impl<M: Machine> MainLoop<M> {
             requests,
             handlers: ChangeHandlers::default(),
             notifiers: Notifiers::default(),
+            closers: Closers::default(),
             autostart: true,
             wakeup_supported: true,
         }
@@ -102,7 +106,8 @@ impl<M: Machine> MainLoop<M> {
         self.machine.machine
     }
 
-    /// Serves what is pending, once, in the spec's order. After [`Flow::Exit`] there must be no other pass.
+    /// Serves what is pending, once, in the spec's order. After [`Flow::Exit`] and after a failure there must be no other
+    /// pass, but [`MainLoop::clean_up`].
     pub async fn pass(&mut self) -> Result<Flow, Failure> {
         self.requests.called(Call::Pass);
         let result = self.serve().await;
@@ -118,7 +123,6 @@ impl<M: Machine> MainLoop<M> {
         if self.requests.ended() {
             // The watchdog's poweroff, the spec's second way out: no SHUTDOWN, the run state stays.
             self.pause().await?;
-            self.notifiers.exit.notify(&());
             return Ok(Flow::Exit(Exit::Watchdog));
         }
         if self.requests.take_nmi() {
@@ -176,11 +180,11 @@ impl<M: Machine> MainLoop<M> {
             return Ok(Flow::Continue);
         }
         self.requests.end();
+        self.clean_up_before_stop().await;
         // The stop at the end of a machine: no STOP, and a failed flush changes nothing.
         self.halt(RunState::Shutdown).await?;
         self.pause().await?;
         trace::vm_stop_flush_all(self.machine.drain_and_flush().await.err());
-        self.notifiers.exit.notify(&());
         let failed =
             cause == ShutdownCause::GuestPanic && actions.panic == PanicAction::ExitFailure;
         Ok(Flow::Exit(Exit::Shutdown {
@@ -241,8 +245,13 @@ impl<M: Machine> MainLoop<M> {
 
     /// Returns whether the machine was running.
     async fn halt(&mut self, target: RunState) -> Result<bool, Failure> {
-        if !self.requests.state().is_running() {
+        let from = self.requests.state();
+        if !from.is_running() {
             return Ok(false);
+        }
+        if matches!(target, RunState::Running | RunState::Suspended) {
+            // No stops, whatever the table says: the guest would not run in `running`, or sleep without a wake-up.
+            return Err(IllegalTransition { from, to: target }.into());
         }
         self.requests.set_state(target)?;
         self.machine.set_ticks(false);
@@ -252,11 +261,16 @@ impl<M: Machine> MainLoop<M> {
     }
 
     /// Starts the vCPUs (spec, section 4.2). A stop that is pending is consumed: if the machine still runs, the
-    /// client that was told of the cause sees STOP and RESUME all the same.
-    pub fn start(&mut self) -> Result<(), Failure> {
+    /// client that was told of the cause sees STOP and RESUME all the same. Refused in `suspended`: the guest would go
+    /// on without a wake-up (spec, section 16).
+    pub fn start(&mut self) -> Result<(), CommandError> {
         self.requests.called(Call::Start);
-        let result = self.bring_up();
-        self.requests.returned(|| result.as_ref().err().map(told));
+        let result = match self.requests.state() {
+            RunState::Suspended => Err(Refusal::Suspended.into()),
+            _ => self.bring_up().map_err(CommandError::from),
+        };
+        self.requests
+            .returned(|| result.as_ref().err().map(answered));
         result
     }
 
@@ -303,8 +317,16 @@ impl<M: Machine> MainLoop<M> {
     }
 }
 
+/// Why a call was not carried out, as the journal has it.
+pub(super) fn answered(error: &CommandError) -> Entry {
+    match error {
+        CommandError::Refused(refusal) => Entry::Outcome(Outcome::Refused(refusal.to_string())),
+        CommandError::Failed(failure) => told(failure),
+    }
+}
+
 /// The machine has failed, as the journal has it.
-pub(super) fn told(failure: &Failure) -> Entry {
+fn told(failure: &Failure) -> Entry {
     Entry::Outcome(Outcome::Failed(chain(failure)))
 }
 

@@ -17,12 +17,14 @@
 //! | `requests` | the pending set and the rules that hold when something is raised |
 //! | `main_loop`, `command` | the pass, stop and start; the commands |
 //! | `handlers`, `notifiers` | who else is told |
+//! | `cleanup` | what is closed at the end, in which order |
 //! | `trace` | QEMU's trace points, for the log |
 //! | `journal` | record and replay |
 #![forbid(unsafe_code)]
 
 mod action;
 mod cause;
+mod cleanup;
 mod command;
 mod error;
 mod event;
@@ -39,12 +41,16 @@ mod trace;
 mod transitions;
 
 pub use action::{
-    ActionChange, Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
+    ActionChange, Actions, ErrorPolicy, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 pub use cause::{ShutdownCause, WakeupMask, WakeupReason};
+pub use cleanup::{Cleanup, Closers};
 pub use command::Command;
 pub use error::{CommandError, Failure, IllegalTransition, Refusal, UnknownName, chain};
-pub use event::{Emitted, Event, GuestPanicAction};
+pub use event::{
+    BlockErrorAction, BlockIoError, BlockOperation, DeviceError, DeviceFault, DeviceId, DeviceKind,
+    Emitted, Event, GuestPanicAction,
+};
 pub use handlers::{ChangeHandlers, Keep};
 pub use machine::Machine;
 pub use main_loop::{Exit, Flow, MainLoop};

@@ -1,7 +1,7 @@
 //! Notifiers: who else is told of a powerdown, suspend, wake-up, shutdown or the end (spec, section 12).
 //!
 //! The last registered is called first. SUSPEND and WAKEUP are emitted after their notifiers ran, POWERDOWN and
-//! SHUTDOWN before.
+//! SHUTDOWN before. The exit notifiers run when everything is closed, whatever the machine ended of.
 
 use super::{Keep, ShutdownCause, WakeupReason};
 
@@ -46,6 +46,6 @@ pub struct Notifiers {
     pub wakeup: NotifierList<WakeupReason>,
     /// A shutdown request is served.
     pub shutdown: NotifierList<ShutdownCause>,
-    /// The machine ends.
+    /// The machine has ended, or failed, and everything is closed.
     pub exit: NotifierList<()>,
 }

@@ -18,9 +18,9 @@ use std::{
 };
 
 use super::{
-    ActionChange, Actions, Emitted, Event, GuestPanicAction, IllegalTransition, PanicAction,
-    RebootAction, Refusal, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask,
-    WakeupReason, WatchdogAction,
+    ActionChange, Actions, BlockErrorAction, BlockIoError, DeviceError, Emitted, Event,
+    GuestPanicAction, IllegalTransition, PanicAction, RebootAction, Refusal, RunState,
+    ShutdownAction, ShutdownCause, TransitionTable, WakeupMask, WakeupReason, WatchdogAction,
     journal::{Dropped, Entry, Input, Journal, Taken},
     trace,
 };
@@ -57,6 +57,12 @@ pub enum Request {
     GuestCrashloaded,
     /// The watchdog expired: emits WATCHDOG, then acts on it.
     WatchdogExpired,
+    /// A disk failed: emits BLOCK_IO_ERROR, then stops the machine in `io-error` if that is the error's action.
+    BlockIoError(BlockIoError),
+    /// A device does not go on with its driver: emits DEVICE_ERROR.
+    DeviceError(DeviceError),
+    /// The guest's balloon has changed: emits BALLOON_CHANGE, with the bytes of memory that the guest has now.
+    BalloonChange(u64),
 }
 
 /// The pending requests of one machine, its run state and its actions. Clones share them.
@@ -197,6 +203,9 @@ impl Pending {
             Request::GuestPanicked => self.guest_panicked(outside),
             Request::GuestCrashloaded => self.emit_raised(Event::GuestCrashloaded),
             Request::WatchdogExpired => self.watchdog_expired(outside),
+            Request::BlockIoError(error) => self.block_io_error(error),
+            Request::DeviceError(error) => self.emit_raised(Event::DeviceError(error)),
+            Request::BalloonChange(actual) => self.emit_raised(Event::BalloonChange(actual)),
         }
     }
 
@@ -236,6 +245,14 @@ impl Pending {
         }
     }
 
+    /// Spec, section 10. The event and the stop are one step, so that STOP always follows BLOCK_IO_ERROR.
+    fn block_io_error(&mut self, error: BlockIoError) {
+        self.emit_raised(Event::BlockIoError(error));
+        if error.action == BlockErrorAction::Stop {
+            self.vmstop = Some(RunState::IoError);
+        }
+    }
+
     /// Spec, section 9.
     fn watchdog_expired(&mut self, outside: bool) {
         let action = self.actions.watchdog;
@@ -248,7 +265,8 @@ impl Pending {
             WatchdogAction::Poweroff => self.ended = true,
             WatchdogAction::Pause => self.vmstop = Some(RunState::Watchdog),
             WatchdogAction::InjectNmi => self.nmi = true,
-            WatchdogAction::Debug | WatchdogAction::None => {}
+            WatchdogAction::Debug => trace::watchdog_fired(),
+            WatchdogAction::None => {}
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Trace points, with QEMU's names and texts where it has them (spec, section 15); at level `debug`.
+//! Trace points, with QEMU's names and texts where it has them (spec, section 15); at level `debug`. And the one message
+//! of QEMU's that belongs to the core (section 9); at level `info`.
 //!
 //! They are emitted in the span of whoever acts, which names the machine: `VMD_LOG=info,vmm::runstate=debug`.
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{Request, RunState, ShutdownCause, WakeupReason};
 
@@ -38,6 +39,11 @@ pub(super) fn system_wakeup_request(reason: WakeupReason) {
     debug!(target: TARGET, %reason, "system_wakeup_request reason={}", reason as u8);
 }
 
+/// The watchdog expired with action `debug`: no trace point, but what QEMU says on standard error, in any case.
+pub(super) fn watchdog_fired() {
+    info!(target: TARGET, "watchdog: timer fired");
+}
+
 /// A request is raised. QEMU has no trace point for resets, suspends and stops, and none for shutdowns by a signal.
 pub(super) fn raised(request: Request) {
     match request {
@@ -59,6 +65,9 @@ pub(super) fn raised(request: Request) {
         | Request::SuspendDisk
         | Request::GuestPanicked
         | Request::GuestCrashloaded
-        | Request::WatchdogExpired => {}
+        | Request::WatchdogExpired
+        | Request::BlockIoError(_)
+        | Request::DeviceError(_)
+        | Request::BalloonChange(_) => {}
     }
 }

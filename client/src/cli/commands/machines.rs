@@ -4,11 +4,11 @@ use super::super::{
     args::{Create, Names, Remove, SetAction, Start},
     failure::Failure,
     output::Output,
-    settings, table, view,
+    progress, settings, stats, view,
 };
 use crate::{
     Client, Error, json,
-    v1::{CommandResponse, CreateVmRequest, VmDefinition},
+    v1::{CommandResponse, CreateVmRequest},
 };
 
 pub(super) async fn create(
@@ -16,49 +16,33 @@ pub(super) async fn create(
     create: Create,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let doing = format!("create '{}'", create.name);
-    let definition = VmDefinition {
-        memory_bytes: create.memory,
-        vcpus: create.vcpus,
-        firmware: create.firmware.unwrap_or_default(),
-        actions: Some(settings::collect(&create.actions)),
-        serial_socket: create.serial.unwrap_or_default(),
-        qmp_socket: create.qmp.unwrap_or_default(),
-    };
+    let name = create.name.clone();
+    let doing = || format!("create '{name}'");
     let request = CreateVmRequest {
         name: create.name,
-        definition: Some(definition),
+        definition: Some(create.machine.definition()),
         paused: create.paused,
+        labels: create.labels.collect(),
+        ..Default::default()
     };
-    let reply = client.create(request).await.map_err(Failure::call(doing))?;
+    let reply = progress::during(out, doing, client.create(request)).await;
+    let reply = reply.map_err(Failure::call(doing()))?;
     let vm = reply.vm.unwrap_or_default();
     let line = || view::status(&vm.name, &vm.status.clone().unwrap_or_default(), reply.seq);
     out.show(|| json::vm(&vm), line)
 }
 
-pub(super) async fn list(client: &Client, out: &mut Output) -> Result<(), Failure> {
-    let vms = client
-        .list()
-        .await
-        .map_err(Failure::call("list the machines"))?
-        .vms;
-    if out.is_json() {
-        return vms
-            .iter()
-            .try_for_each(|vm| out.line(&json::vm(vm).to_string()));
-    }
-    let rows: Vec<_> = vms.iter().map(view::machine).collect();
-    table::align(view::MACHINE, &rows)
-        .iter()
-        .try_for_each(|line| out.line(line))
-}
-
 pub(super) async fn status(client: &Client, name: &str, out: &mut Output) -> Result<(), Failure> {
-    let vm = client
-        .get(name)
+    let (vm, stats) = client
+        .get_with_stats(name)
         .await
         .map_err(Failure::call(format!("read '{name}'")))?;
-    out.show(|| json::vm(&vm), || view::details(&vm).join("\n"))
+    let lines = || {
+        let mut lines = view::details(&vm);
+        lines.extend(stats::lines(&stats));
+        lines.join("\n")
+    };
+    out.show(|| json::vm_with_stats(&vm, &stats), lines)
 }
 
 /// Runs a command for each machine, in turn. One machine's refusal does not stop the others.
@@ -74,17 +58,20 @@ where
 {
     let mut tally = Tally::new(machines);
     for name in &machines.names {
-        match command(client, name).await {
+        let doing = || format!("{verb} '{name}'");
+        match progress::during(out, doing, command(client, name)).await {
             Ok(reply) => show(name, &reply, out)?,
-            Err(error) => tally.add(Failure::Call(format!("{verb} '{name}'"), error))?,
+            Err(error) => tally.add(Failure::Call(doing(), error))?,
         }
     }
     tally.end()
 }
 
 pub(super) async fn start(client: &Client, start: &Start, out: &mut Output) -> Result<(), Failure> {
-    let reply = client.start(&start.name, start.paused).await;
-    let reply = reply.map_err(Failure::call(format!("start '{}'", start.name)))?;
+    let doing = || format!("start '{}'", start.name);
+    let call = client.start(&start.name, start.paused);
+    let reply = progress::during(out, doing, call).await;
+    let reply = reply.map_err(Failure::call(doing()))?;
     show(&start.name, &reply, out)
 }
 
@@ -93,14 +80,21 @@ pub(super) async fn remove(
     remove: &Remove,
     out: &mut Output,
 ) -> Result<(), Failure> {
+    let etag = remove.etag.as_deref().unwrap_or_default();
+    if !etag.is_empty() && remove.machines.names.len() > 1 {
+        let problem = "--etag is one machine's: remove the others without it";
+        return Err(Failure::Usage(problem.to_owned()));
+    }
     let mut tally = Tally::new(&remove.machines);
     for name in &remove.machines.names {
-        match client.delete(name, remove.force).await {
+        let doing = || format!("remove '{name}'");
+        let removal = client.delete_if(name, remove.force, etag);
+        match progress::during(out, doing, removal).await {
             Ok(seq) => out.show(
                 || serde_json::json!({ "name": name, "deleted": true, "seq": seq }),
                 || format!("{name}: removed, event {seq}"),
             )?,
-            Err(error) => tally.add(Failure::Call(format!("remove '{name}'"), error))?,
+            Err(error) => tally.add(Failure::Call(doing(), error))?,
         }
     }
     tally.end()
@@ -118,7 +112,7 @@ pub(super) async fn set_action(
     show(&set.name, &reply, out)
 }
 
-fn show(name: &str, reply: &CommandResponse, out: &mut Output) -> Result<(), Failure> {
+pub(super) fn show(name: &str, reply: &CommandResponse, out: &mut Output) -> Result<(), Failure> {
     let line = || view::status(name, &reply.status.clone().unwrap_or_default(), reply.seq);
     out.show(|| json::command(name, reply), line)
 }

@@ -1,6 +1,10 @@
 //! `vmctl replay`: a recording, replayed and shown. Needs neither daemon nor KVM.
 
-use std::fs;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use serde_json::json;
 use vmm::runstate::journal::{Ending, Moment, Transcript, replay};
@@ -15,10 +19,13 @@ use super::super::{
 /// LINE, KIND, STATE; what happened comes last, as long as it is.
 const WIDTHS: [usize; 4] = [6, 8, 14, 0];
 
+/// The largest file that is read, in bytes: some ten million commands.
+const MAX_FILE: u64 = 1 << 30;
+
 pub(super) fn run(args: &Replay, out: &mut Output) -> Result<(), Failure> {
     let path = args.file.display();
-    let bytes = fs::read(&args.file)
-        .map_err(|error| Failure::Told(format!("cannot read {path}: {error}")))?;
+    let bytes =
+        read(&args.file).map_err(|error| Failure::Told(format!("cannot read {path}: {error}")))?;
     let transcript = Transcript::read(&bytes)
         .map_err(|error| Failure::Told(format!("{path} is not as it was recorded: {error}")))?;
     let replayed = replay(&transcript);
@@ -39,6 +46,18 @@ pub(super) fn run(args: &Replay, out: &mut Output) -> Result<(), Failure> {
         Ending::Exit | Ending::Failed | Ending::Stopped => {}
     }
     Ok(())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // What says nothing of its size, as a device, has no more either.
+    File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 fn row(moment: &Moment) -> String {

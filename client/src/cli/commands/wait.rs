@@ -1,8 +1,10 @@
 //! `vmctl wait`: until a machine is where it should be, or the time is over.
 
+use std::cell::RefCell;
+
 use tokio::time::timeout;
 
-use super::super::{args::Wait, failure::Failure, output::Output, values::Goal, view};
+use super::super::{args::Wait, failure::Failure, output::Output, progress, values::Goal, view};
 use crate::{
     Client, Error, json,
     v1::{Vm, VmStatus},
@@ -10,17 +12,26 @@ use crate::{
 };
 
 pub(super) async fn run(client: &Client, wait: &Wait, out: &mut Output) -> Result<(), Failure> {
-    let mut latest: Option<VmStatus> = None;
+    let latest: RefCell<Option<VmStatus>> = RefCell::default();
     let arrival = client.wait(&wait.name, |vm| {
-        latest.clone_from(&vm.status);
+        latest.borrow_mut().clone_from(&vm.status);
         has_ended(vm) || reached(vm, wait.state)
     });
+    let arrival = progress::during(
+        out,
+        || {
+            let status = latest.borrow().clone().unwrap_or_default();
+            let now = view::status(&wait.name, &status, status.seq);
+            format!("waiting for {}, {now}", wait.state)
+        },
+        arrival,
+    );
     let vm = match wait.timeout {
         Some(limit) => timeout(limit, arrival).await.ok(),
         None => Some(arrival.await),
     };
     let Some(vm) = vm else {
-        return Err(Failure::Told(match latest {
+        return Err(Failure::Told(match latest.into_inner() {
             Some(status) => format!(
                 "waited for {} in vain: {}",
                 wait.state,

@@ -9,12 +9,12 @@
 //! Reads and writes block in threads of their own, so that Ctrl-] and signals are served whatever
 //! the two ends do. The terminal is given back before anything is said and before the process ends.
 
-mod pumps;
+pub(super) mod pumps;
+mod signals;
 mod terminal;
 
 use std::io::{IsTerminal, Write, stderr, stdin};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
@@ -23,7 +23,9 @@ use super::{
     output::Output,
 };
 use crate::{ByteInput, Client, Error};
-use terminal::RawTerminal;
+
+pub(super) use signals::Signals;
+pub(super) use terminal::RawTerminal;
 
 /// How a session ended.
 enum Ending {
@@ -64,12 +66,12 @@ async fn join(
     output: impl Stream<Item = Result<Vec<u8>, Error>> + Unpin,
     escapes: bool,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::new().map_err(watching)?;
+    let mut signals = Signals::new()?;
     if escapes {
         failure::say(&format!("connected to {what}, Ctrl-] quits"));
     }
     let mut raw = if escapes {
-        Some(RawTerminal::enter().map_err(terminal_failed)?)
+        Some(RawTerminal::enter()?)
     } else {
         None
     };
@@ -98,56 +100,4 @@ async fn join(
         }
     }
     Ok(())
-}
-
-fn watching(error: std::io::Error) -> Failure {
-    Failure::Told(format!("cannot watch for signals: {error}"))
-}
-
-fn terminal_failed(error: nix::Error) -> Failure {
-    Failure::Told(format!("cannot set up the terminal: {}", error.desc()))
-}
-
-/// The signals that end a session, and the one that says it goes on after a suspend.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
-    resume: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-            resume: signal(SignalKind::from_raw(
-                nix::sys::signal::Signal::SIGCONT as i32,
-            ))?,
-        })
-    }
-
-    /// The number of the next signal that ends the session.
-    async fn next(&mut self, raw: Option<&RawTerminal>) -> u8 {
-        use nix::sys::signal::Signal as Number;
-        loop {
-            let number = tokio::select! {
-                _ = self.interrupt.recv() => Number::SIGINT,
-                _ = self.terminate.recv() => Number::SIGTERM,
-                _ = self.hangup.recv() => Number::SIGHUP,
-                _ = self.quit.recv() => Number::SIGQUIT,
-                _ = self.resume.recv() => {
-                    // The shell gave the terminal back in its own mode.
-                    if let Some(raw) = raw {
-                        raw.again();
-                    }
-                    continue;
-                }
-            };
-            return number as u8;
-        }
-    }
 }

@@ -27,10 +27,10 @@ const QUEUE: usize = 16;
 const TYPED: usize = 1 << 20;
 
 /// How long the last bytes may take after the escape key.
-const FAREWELL: Duration = Duration::from_millis(200);
+pub(in crate::cli) const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Why output ended early.
-pub(super) enum OutputError {
+pub(in crate::cli) enum OutputError {
     /// The stream broke, or the daemon ended it with an error.
     Call(Error),
     /// Standard output takes no more.
@@ -39,7 +39,7 @@ pub(super) enum OutputError {
 
 /// Sends what comes on stdin to the guest. Ends when the escape key is pressed; at the end of the
 /// input the guest's direction is closed and this waits forever, as output may still come.
-pub(super) async fn pump_input(input: ByteInput, escapes: bool) {
+pub(in crate::cli) async fn pump_input(input: ByteInput, escapes: bool) {
     let (mut pieces, escaped) = read_stdin(escapes);
     let send = async move {
         while let Some(piece) = pieces.recv().await {
@@ -62,7 +62,7 @@ pub(super) async fn pump_input(input: ByteInput, escapes: bool) {
 }
 
 /// Writes what the machine sends to stdout, until the stream ends and everything is written.
-pub(super) async fn pump_output(
+pub(in crate::cli) async fn pump_output(
     mut output: impl Stream<Item = Result<Vec<u8>, Error>> + Unpin,
 ) -> Result<(), OutputError> {
     let (pieces, mut written) = write_stdout();

@@ -4,19 +4,24 @@ use std::io::stdin;
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
+use crate::cli::failure::Failure;
+
 /// Standard input's terminal in raw mode; dropping it gives the terminal back as it was.
-pub(super) struct RawTerminal {
+pub(in crate::cli) struct RawTerminal {
     before: Termios,
     raw: Termios,
 }
 
 impl RawTerminal {
     /// Sets raw mode: every key comes at once, unchanged and without an echo.
-    pub(super) fn enter() -> nix::Result<Self> {
-        let before = tcgetattr(stdin())?;
+    pub(in crate::cli) fn enter() -> Result<Self, Failure> {
+        let failed = |error: nix::Error| {
+            Failure::Told(format!("cannot set up the terminal: {}", error.desc()))
+        };
+        let before = tcgetattr(stdin()).map_err(failed)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        tcsetattr(stdin(), SetArg::TCSANOW, &raw)?;
+        tcsetattr(stdin(), SetArg::TCSANOW, &raw).map_err(failed)?;
         Ok(Self { before, raw })
     }
 

@@ -14,13 +14,14 @@
 //! | 0x0b (B) | SET 7, PIE 6, AIE 5, UIE 4, SQWE 3, binary 2, 24 hours 1, DSE 0 (kept, without effect) |
 //! | 0x0c (C) | IRQF 7, PF 6, AF 5, UF 4; reading clears it and lowers IRQ 8 |
 //! | 0x0d (D) | 0x80: the battery is good |
-//! | others | memory |
+//! | others | memory; what the machine writes there is in `cmos.rs` |
 //!
 //! The guest's time is the wall clock plus an offset, which changes when the guest sets the time. It is not counted:
 //! what has happened since the last look is computed when the guest or the timer looks. The timer is armed only for
 //! interrupts that are enabled.
 
 mod calendar;
+mod cmos;
 mod format;
 mod interrupts;
 mod time;

@@ -332,6 +332,42 @@ fn the_index_has_seven_bits_and_suspend_leaves_a_mark() {
 }
 
 #[test]
+fn it_describes_the_machine() {
+    const MIB: u64 = 1 << 20;
+    // RAM below and above 4 GiB, vCPUs; then what the table in `cmos.rs` makes of that.
+    let cases = [
+        ((MIB, 0, 1), (640, 0, 0, 0, 0)),
+        ((256 * MIB, 0, 2), (640, 0xffff, 0xf00, 0, 1)),
+        ((12 * MIB, 0, 64), (640, 11 << 10, 0, 0, 63)),
+        (
+            (3072 * MIB, 5120 * MIB, 1),
+            (640, 0xffff, 0xbf00, 0x1_4000, 0),
+        ),
+        (
+            (3072 * MIB, u64::MAX, 1),
+            (640, 0xffff, 0xbf00, 0xff_ffff, 0),
+        ),
+    ];
+    for ((low, high, vcpus), expected) in cases {
+        let mut rig = Rig::new();
+        rig.rtc.describe_machine(low, high, vcpus);
+        for _ in 0..2 {
+            let mut word = |register| {
+                let bytes = [rig.get(register), rig.get(register + 1)];
+                u32::from(u16::from_le_bytes(bytes))
+            };
+            assert_eq!(word(0x30), word(0x17));
+            let above_4_gib = word(0x5b) | (word(0x5d) & 0xff) << 16;
+            let found = (word(0x15), word(0x30), word(0x34), above_4_gib);
+            let found = (found.0, found.1, found.2, found.3, rig.get(0x5f));
+            assert_eq!(found, expected, "{low:#x} {high:#x} {vcpus}");
+            assert_eq!((rig.get(0x10), rig.get(0x14)), (0, 0x02));
+            rig.rtc.reset();
+        }
+    }
+}
+
+#[test]
 fn hostile_registers_are_harmless() {
     let mut rig = Rig::new();
     access_everything(&mut rig.rtc, &PORTS);

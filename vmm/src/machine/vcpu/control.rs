@@ -19,6 +19,7 @@ use kvm_ioctls::VcpuFd;
 use tokio::sync::Notify;
 
 use super::kick::ImmediateExit;
+use crate::counters::Counters;
 
 /// What a vCPU is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub(super) struct Control {
     pub(super) immediate_exit: ImmediateExit,
     /// Told each time a vCPU of the machine parks or dies.
     parked: Arc<Notify>,
+    counters: Arc<Counters>,
 }
 
 struct Inner {
@@ -44,6 +46,8 @@ struct Inner {
     runs: u64,
     jobs: Vec<Job>,
     parked: bool,
+    /// When it was let go, until it goes.
+    resumed: Option<Instant>,
     dead: bool,
 }
 
@@ -59,12 +63,17 @@ pub(super) enum Hold {
 }
 
 impl Control {
-    pub(super) fn new(immediate_exit: ImmediateExit, parked: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        immediate_exit: ImmediateExit,
+        parked: Arc<Notify>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let inner = Inner {
             wanted: Wanted::Pause,
             runs: 0,
             jobs: Vec::new(),
             parked: false,
+            resumed: None,
             dead: false,
         };
         Self {
@@ -72,6 +81,7 @@ impl Control {
             changed: Condvar::new(),
             immediate_exit,
             parked,
+            counters,
         }
     }
 
@@ -79,6 +89,11 @@ impl Control {
     pub(super) fn want(&self, wanted: Wanted) -> bool {
         let mut inner = self.lock();
         inner.runs += u64::from(wanted == Wanted::Run);
+        match wanted {
+            Wanted::Run if inner.wanted == Wanted::Run => {}
+            Wanted::Run => inner.resumed = Some(Instant::now()),
+            Wanted::Pause | Wanted::Exit => inner.resumed = None,
+        }
         inner.wanted = wanted;
         self.told(&mut inner)
     }
@@ -158,7 +173,17 @@ impl Control {
                     }
                 }
                 (Wanted::Run, _) => {
-                    inner.parked = false;
+                    let was_paused = std::mem::take(&mut inner.parked);
+                    let resumed = inner.resumed.take();
+                    drop(inner);
+                    if let Some(since) = resumed {
+                        self.counters.resume.observe(since.elapsed());
+                    }
+                    if was_paused {
+                        // Tells a guest with kvmclock that it was not stuck, so that its watchdogs keep quiet (KVM API,
+                        // KVM_KVMCLOCK_CTRL: after a pause, before the vCPU runs). Other guests have nothing to be told.
+                        let _ = vcpu.kvmclock_ctrl();
+                    }
                     return true;
                 }
             };

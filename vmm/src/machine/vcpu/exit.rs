@@ -9,8 +9,9 @@ use nix::libc;
 use tracing::{debug, error};
 
 use crate::{
+    counters::{ExitKind, VcpuCounters},
     devices::timer::Timers,
-    machine::bus::PioBus,
+    machine::{bus::PioBus, virtio::VirtioBus},
     runstate::{Request, Requests, RunState, ShutdownCause},
 };
 
@@ -30,15 +31,19 @@ pub(super) enum Outcome {
 pub(super) fn run_once(
     vcpu: &mut VcpuFd,
     bus: &PioBus,
+    virtio: &VirtioBus,
     requests: &Requests,
     timers: &Timers,
+    counters: &VcpuCounters,
 ) -> Outcome {
     let woken = || (requests.raised(), timers.armed());
     let raise = |request| {
         requests.raise(request);
         Outcome::Raised
     };
-    match vcpu.run() {
+    let exit = vcpu.run();
+    counters.count(kind(&exit));
+    match exit {
         Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
             let before = woken();
             port_io(vcpu.get_kvm_run(), bus);
@@ -48,12 +53,18 @@ pub(super) fn run_once(
                 Outcome::Raised
             }
         }
-        // Nothing is mapped there: reads give ones, writes are lost.
-        Ok(VcpuExit::MmioRead(_, data)) => {
-            data.fill(0xff);
+        // Where nothing is mapped, reads give ones and writes are lost.
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            if !virtio.read(address, data) {
+                data.fill(0xff);
+            }
             Outcome::Handled
         }
-        Ok(VcpuExit::MmioWrite(..) | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Outcome::Handled,
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            virtio.write(address, data);
+            Outcome::Handled
+        }
+        Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Outcome::Handled,
         Ok(VcpuExit::Intr) => Outcome::Interrupted,
         // A triple fault.
         Ok(VcpuExit::Shutdown) => raise(Request::Reset(ShutdownCause::GuestReset)),
@@ -63,13 +74,36 @@ pub(super) fn run_once(
             internal_error(vcpu, &what);
             raise(Request::VmStop(RunState::InternalError))
         }
-        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Outcome::Interrupted,
+        Err(error) if is_interrupted(&error) => Outcome::Interrupted,
         Err(error) => {
             internal_error(vcpu, &format!("KVM_RUN: {error}"));
             requests.raise(Request::VmStop(RunState::InternalError));
             Outcome::Failed
         }
     }
+}
+
+/// As it is counted.
+fn kind(exit: &Result<VcpuExit<'_>, kvm_ioctls::Error>) -> ExitKind {
+    match exit {
+        Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => ExitKind::Io,
+        Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) => ExitKind::Mmio,
+        Ok(VcpuExit::Hlt) => ExitKind::Hlt,
+        Ok(VcpuExit::IrqWindowOpen) => ExitKind::IrqWindow,
+        Ok(VcpuExit::Shutdown) => ExitKind::Shutdown,
+        Ok(VcpuExit::SystemEvent(..)) => ExitKind::SystemEvent,
+        Ok(VcpuExit::InternalError) => ExitKind::InternalError,
+        Ok(VcpuExit::FailEntry(..)) => ExitKind::FailEntry,
+        Ok(VcpuExit::Intr) => ExitKind::Intr,
+        Ok(_) => ExitKind::Other,
+        Err(error) if is_interrupted(error) => ExitKind::Intr,
+        Err(_) => ExitKind::Failed,
+    }
+}
+
+/// The vCPU was kicked.
+fn is_interrupted(error: &kvm_ioctls::Error) -> bool {
+    matches!(error.errno(), libc::EINTR | libc::EAGAIN)
 }
 
 /// KVM API, KVM_EXIT_SYSTEM_EVENT.

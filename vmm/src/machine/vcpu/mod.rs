@@ -22,7 +22,8 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicI32, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::Instant,
@@ -41,8 +42,19 @@ use self::{
     state::PowerOn,
     throttle::Throttle,
 };
-use super::{BuildError, bus::PioBus};
-use crate::{devices::timer::Timers, runstate::Requests};
+use super::{
+    BuildError,
+    boot::entry::Start,
+    bus::PioBus,
+    cpu::{MsrMask, pin_this_thread, set_up_msrs},
+    virtio::VirtioBus,
+};
+use crate::{
+    counters::{Counters, VcpuCounters},
+    devices::timer::Timers,
+    runstate::Requests,
+};
+pub(super) use state::is_reset;
 
 /// A vCPU whose thread runs, paused at first.
 pub(super) struct Vcpu {
@@ -50,17 +62,28 @@ pub(super) struct Vcpu {
     power_on: Arc<PowerOn>,
     thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
+    /// Whether it has not run since power-on or reset.
+    is_fresh: AtomicBool,
 }
 
 /// What a vCPU's thread works with.
 pub(super) struct VcpuContext {
     pub(super) bus: Arc<PioBus>,
+    pub(super) virtio: Arc<VirtioBus>,
     pub(super) requests: Requests,
     pub(super) timers: Arc<Timers>,
+    /// What is changed of the MSRs' values at power-on.
+    pub(super) msrs: Arc<[MsrMask]>,
+    /// The host CPUs that the thread is bound to; empty if it is not.
+    pub(super) host_cpus: Vec<u32>,
     /// Of the thread's log lines.
     pub(super) span: Span,
     /// Told when a vCPU has parked or died.
     pub(super) parked: Arc<Notify>,
+    /// The machine's.
+    pub(super) counters: Arc<Counters>,
+    /// Its own.
+    pub(super) exits: Arc<VcpuCounters>,
     /// Wakes whoever owns the machine when a thread dies.
     pub(super) died: Arc<dyn Fn() + Send + Sync>,
 }
@@ -71,31 +94,34 @@ pub(super) fn create(vm: &VmFd, index: u32, cpuid: &CpuId) -> Result<VcpuFd, Bui
     let vcpu = vm
         .create_vcpu(index.into())
         .map_err(BuildError::kvm("KVM_CREATE_VCPU"))?;
-    let mut cpuid = cpuid.clone();
-    for entry in cpuid.as_mut_slice() {
-        match entry.function {
-            // Initial APIC id: Intel SDM, volume 2, CPUID leaves 1, 0BH and 1FH.
-            0x1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (index << 24),
-            0xb | 0x1f => entry.edx = index,
-            _ => {}
-        }
-    }
-    vcpu.set_cpuid2(&cpuid)
+    vcpu.set_cpuid2(cpuid)
         .map_err(BuildError::kvm("KVM_SET_CPUID2"))?;
     Ok(vcpu)
 }
 
 impl Vcpu {
-    /// Starts the thread of `vcpu`, paused.
+    /// Starts the thread of `vcpu`, paused; it is to begin at `start`.
     pub(super) fn spawn(
         vcpu: VcpuFd,
+        start: Start,
         name: String,
         context: VcpuContext,
     ) -> Result<Self, BuildError> {
-        let power_on = PowerOn::read(&vcpu).map_err(BuildError::kvm("reading a vCPU's state"))?;
+        let msrs = set_up_msrs(&vcpu, &context.msrs).map_err(BuildError::Cpu)?;
+        let power_on =
+            PowerOn::read(&vcpu, msrs).map_err(BuildError::kvm("reading a vCPU's state"))?;
+        power_on
+            .begin(&vcpu, start)
+            .map_err(BuildError::kvm("writing a vCPU's state"))?;
         let immediate_exit = ImmediateExit::new(&vcpu).map_err(BuildError::VcpuThread)?;
-        let control = Arc::new(Control::new(immediate_exit, context.parked.clone()));
+        let control = Arc::new(Control::new(
+            immediate_exit,
+            context.parked.clone(),
+            context.counters.clone(),
+        ));
         let thread_id = Arc::new(AtomicI32::new(0));
+        let (pinned, is_pinned) = mpsc::sync_channel(1);
+        let pins = !context.host_cpus.is_empty();
         let thread = thread::Builder::new()
             .name(name)
             .stack_size(STACK_SIZE)
@@ -108,18 +134,36 @@ impl Vcpu {
                         control: control.clone(),
                         died: context.died.clone(),
                     };
+                    if !context.host_cpus.is_empty() {
+                        let result = pin_this_thread(&context.host_cpus);
+                        let failed = result.is_err();
+                        // Whoever made the thread waits for this.
+                        let _ = pinned.send(result);
+                        if failed {
+                            return;
+                        }
+                    }
                     run(vcpu, &control, &context);
                 }
             })
             .map_err(|error: io::Error| {
                 BuildError::VcpuThread(nix::Error::from_raw(error.raw_os_error().unwrap_or(0)))
             })?;
-        Ok(Self {
+        let vcpu = Self {
             control,
             power_on: Arc::new(power_on),
             thread_id,
             thread: Some(thread),
-        })
+            is_fresh: AtomicBool::new(true),
+        };
+        if pins {
+            // A thread that died without an answer is found by its owner.
+            is_pinned
+                .recv()
+                .unwrap_or(Ok(()))
+                .map_err(BuildError::Cpu)?;
+        }
+        Ok(vcpu)
     }
 
     /// The host's id of the thread; 0 until it has begun.
@@ -134,6 +178,7 @@ impl Vcpu {
 
     /// Lets the vCPU run.
     pub(super) fn resume(&self) {
+        self.is_fresh.store(false, Ordering::Relaxed);
         self.want(Wanted::Run);
     }
 
@@ -145,15 +190,20 @@ impl Vcpu {
         self.control.is_dead()
     }
 
-    /// Puts the vCPU, which is paused, into its power-on state.
-    pub(super) fn reset(&self) -> oneshot::Receiver<Result<(), kvm_ioctls::Error>> {
+    /// Puts the vCPU, which is paused, into its power-on state, at `start`.
+    pub(super) fn reset(&self, start: Start) -> oneshot::Receiver<Result<(), kvm_ioctls::Error>> {
+        self.is_fresh.store(true, Ordering::Relaxed);
         let power_on = self.power_on.clone();
-        self.call(move |vcpu| power_on.restore(vcpu))
+        self.call(move |vcpu| power_on.restore(vcpu, start))
     }
 
     /// Sends the vCPU an NMI. Done by its own thread: from another the call would wait for the vCPU to leave the guest.
+    ///
+    /// One that has not run yet takes none: NMIs come by the local APIC, which has them masked after reset, and there is
+    /// no handler. Kept until it runs, the NMI would be its end.
     pub(super) fn inject_nmi(&self) -> oneshot::Receiver<Result<(), kvm_ioctls::Error>> {
-        self.call(|vcpu| vcpu.nmi())
+        let is_fresh = self.is_fresh.load(Ordering::Relaxed);
+        self.call(move |vcpu| if is_fresh { Ok(()) } else { vcpu.nmi() })
     }
 
     /// The receiver fails if the thread is dead.
@@ -220,8 +270,10 @@ impl Drop for LastWill {
 fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
     let VcpuContext {
         bus,
+        virtio,
         requests,
         timers,
+        exits,
         ..
     } = context;
     let mut throttle = Throttle::new();
@@ -230,7 +282,7 @@ fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
         hold = Hold::No;
         let runs = control.runs();
         loop {
-            match run_once(&mut vcpu, bus, requests, timers) {
+            match run_once(&mut vcpu, bus, virtio, requests, timers, exits) {
                 Outcome::Handled => continue,
                 Outcome::Interrupted => break,
                 Outcome::Failed => {

@@ -10,8 +10,8 @@ use super::{
     entry::{Dropped, Ending, MachineCall},
 };
 use crate::runstate::{
-    ActionChange, Actions, Command, Emitted, Event, Exit, Request, RunState, TransitionTable,
-    WakeupMask,
+    ActionChange, Actions, BlockIoError, Command, DeviceError, DeviceId, Emitted, Event, Exit,
+    Request, RunState, TransitionTable, WakeupMask,
 };
 
 /// The version of the format.
@@ -197,6 +197,15 @@ fn write_request(f: &mut Formatter<'_>, raise: &str, request: Request) -> fmt::R
         Request::GuestPanicked => f.write_str("guest-panicked"),
         Request::GuestCrashloaded => f.write_str("guest-crashloaded"),
         Request::WatchdogExpired => f.write_str("watchdog-expired"),
+        Request::BlockIoError(error) => {
+            f.write_str("block-io-error ")?;
+            write_block_io_error(f, error)
+        }
+        Request::DeviceError(error) => {
+            f.write_str("device-error ")?;
+            write_device_error(f, error)
+        }
+        Request::BalloonChange(actual) => write!(f, "balloon-change {actual}"),
     }
 }
 
@@ -214,6 +223,9 @@ fn read_request(text: &str) -> Option<Request> {
         "guest-panicked" => Request::GuestPanicked,
         "guest-crashloaded" => Request::GuestCrashloaded,
         "watchdog-expired" => Request::WatchdogExpired,
+        "block-io-error" => Request::BlockIoError(read_block_io_error(rest)?),
+        "device-error" => Request::DeviceError(read_device_error(rest)?),
+        "balloon-change" => Request::BalloonChange(rest.parse().ok()?),
         _ => return None,
     })
 }
@@ -360,6 +372,15 @@ fn write_event(f: &mut Formatter<'_>, emitted: &Emitted) -> fmt::Result {
         Event::Reset(cause) | Event::Shutdown(cause) => write!(f, "{cause} ")?,
         Event::Watchdog(action) => write!(f, "{action} ")?,
         Event::GuestPanicked(action) => write!(f, "{action} ")?,
+        Event::BlockIoError(error) => {
+            write_block_io_error(f, error)?;
+            f.write_char(' ')?;
+        }
+        Event::DeviceError(error) => {
+            write_device_error(f, error)?;
+            f.write_char(' ')?;
+        }
+        Event::BalloonChange(actual) => write!(f, "{actual} ")?,
         Event::Stop
         | Event::Resume
         | Event::Powerdown
@@ -387,10 +408,56 @@ fn read_event(text: &str) -> Option<Emitted> {
         "WATCHDOG" => Event::Watchdog(data.parse().ok()?),
         "GUEST_PANICKED" => Event::GuestPanicked(data.parse().ok()?),
         "GUEST_CRASHLOADED" => Event::GuestCrashloaded,
+        "BLOCK_IO_ERROR" => Event::BlockIoError(read_block_io_error(data)?),
+        "DEVICE_ERROR" => Event::DeviceError(read_device_error(data)?),
+        "BALLOON_CHANGE" => Event::BalloonChange(data.parse().ok()?),
         _ => return None,
     };
     let state = state.parse().ok()?;
     Some(Emitted { event, state })
+}
+
+fn write_block_io_error(f: &mut Formatter<'_>, error: BlockIoError) -> fmt::Result {
+    let BlockIoError {
+        disk,
+        operation,
+        action,
+        nospace,
+        errno,
+    } = error;
+    write!(f, "disk={disk} {operation} {action} errno={errno}")?;
+    slot(f, "nospace", nospace.map(switch))
+}
+
+fn read_block_io_error(text: &str) -> Option<BlockIoError> {
+    let mut words = text.split(' ');
+    Some(BlockIoError {
+        disk: words.next()?.strip_prefix("disk=")?.parse().ok()?,
+        operation: words.next()?.parse().ok()?,
+        action: words.next()?.parse().ok()?,
+        errno: words.next()?.strip_prefix("errno=")?.parse().ok()?,
+        nospace: match words.next() {
+            Some(word) => Some(is_on(word.strip_prefix("nospace=")?)?),
+            None => None,
+        },
+    })
+}
+
+fn write_device_error(f: &mut Formatter<'_>, error: DeviceError) -> fmt::Result {
+    let DeviceError { device, fault } = error;
+    write!(f, "{}={} {fault}", device.kind, device.index)
+}
+
+fn read_device_error(text: &str) -> Option<DeviceError> {
+    let (device, fault) = text.split_once(' ')?;
+    let (kind, index) = device.split_once('=')?;
+    Some(DeviceError {
+        device: DeviceId {
+            kind: kind.parse().ok()?,
+            index: index.parse().ok()?,
+        },
+        fault: fault.parse().ok()?,
+    })
 }
 
 fn read_exit(text: &str) -> Option<Exit> {

@@ -189,3 +189,54 @@ fn no_reboot_and_no_shutdown_repeat_shutdown_at_each_reset() {
         );
     }
 }
+
+fn block_io_error(action: BlockErrorAction) -> Request {
+    Request::BlockIoError(BlockIoError {
+        disk: 0,
+        operation: BlockOperation::Write,
+        action,
+        nospace: Some(false),
+        errno: 5,
+    })
+}
+
+#[test]
+fn an_io_error_stops_the_machine_if_its_action_says_so() {
+    use BlockErrorAction::{Ignore, Report, Stop};
+    let outcome = |action| {
+        let (events, state, flow) =
+            outcome(Running, ActionChange::default(), block_io_error(action));
+        assert_eq!(flow, Flow::Continue);
+        (events, state)
+    };
+    let told = |action| format!("BLOCK_IO_ERROR write {action} @running");
+    for action in [Ignore, Report] {
+        assert_eq!(outcome(action), (vec![told(action)], Running));
+    }
+    let stop = vec![told(Stop), "STOP @io-error".to_owned()];
+    assert_eq!(outcome(Stop), (stop, IoError));
+}
+
+#[test]
+fn an_io_error_keeps_the_state_of_a_machine_that_is_stopped() {
+    let stop = block_io_error(BlockErrorAction::Stop);
+    let (events, state, _) = outcome(Paused, ActionChange::default(), stop);
+    assert_eq!(events, ["BLOCK_IO_ERROR write stop @paused"]);
+    assert_eq!(state, Paused);
+}
+
+#[test]
+fn cont_between_an_io_error_and_its_stop_has_stop_and_resume_all_the_same() {
+    let mut rig = Rig::with(Running, ActionChange::default());
+    rig.raise([block_io_error(BlockErrorAction::Stop)]);
+    rig.serve(Command::Cont);
+    let mut events = rig.trace();
+    events.retain(|line| line.contains('@'));
+    let expected = [
+        "BLOCK_IO_ERROR write stop @running",
+        "STOP @running",
+        "RESUME @running",
+    ];
+    assert_eq!(events, expected);
+    assert_eq!(rig.state(), Running);
+}

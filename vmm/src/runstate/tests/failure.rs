@@ -120,15 +120,15 @@ fn refusals_are_not_failures() {
 
 #[test]
 fn illegal_stop_raised_by_a_device_fails_without_effect() {
-    let mut rig = Rig::new(Running);
-    rig.raise([Request::VmStop(Prelaunch)]);
-    let failure = rig.try_pass().unwrap_err();
-    let expected = IllegalTransition {
-        from: Running,
-        to: Prelaunch,
-    };
-    assert!(matches!(failure, Failure::Illegal(illegal) if illegal == expected));
-    assert_eq!((rig.trace(), rig.state()), (vec![], Running));
+    // The table has the way to `suspended`, but that is no stop.
+    for to in [Prelaunch, Suspended, Running] {
+        let mut rig = Rig::new(Running);
+        rig.raise([Request::VmStop(to)]);
+        let failure = rig.try_pass().unwrap_err();
+        let expected = IllegalTransition { from: Running, to };
+        assert!(matches!(failure, Failure::Illegal(illegal) if illegal == expected));
+        assert_eq!((rig.trace(), rig.state()), (vec![], Running));
+    }
 }
 
 #[test]

@@ -74,6 +74,13 @@ fn show(Emitted { event, state }: &Emitted) -> String {
         Event::Reset(cause) | Event::Shutdown(cause) => format!("{name} {cause} @{state}"),
         Event::Watchdog(action) => format!("{name} {action} @{state}"),
         Event::GuestPanicked(action) => format!("{name} {action} @{state}"),
+        Event::BlockIoError(error) => {
+            format!("{name} {} {} @{state}", error.operation, error.action)
+        }
+        Event::DeviceError(error) => {
+            format!("{name} {} {} @{state}", error.device, error.fault)
+        }
+        Event::BalloonChange(actual) => format!("{name} {actual} @{state}"),
         _ => format!("{name} @{state}"),
     }
 }

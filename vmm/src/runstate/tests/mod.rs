@@ -4,6 +4,7 @@
 //! and notifier, and every event with its state, in one order.
 
 mod actions;
+mod cleanup;
 mod commands;
 mod ending;
 mod failure;

@@ -76,7 +76,7 @@ impl Model {
             self.state = RunState::Shutdown;
             self.add(&["ticks off", "pause", "handlers stop shutdown"]);
         }
-        self.add(&["pause", "flush", "told exit"]);
+        self.add(&["pause", "flush"]);
         true
     }
 

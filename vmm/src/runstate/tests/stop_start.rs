@@ -64,7 +64,8 @@ fn failed_flush_is_told_but_undoes_nothing() {
 
 #[test]
 fn illegal_stop_leaves_everything_as_it_is() {
-    for target in [InMigrate, PostMigrate, Prelaunch] {
+    // The last two are no stops: the one is a start, the other comes with notifiers and an event of its own.
+    for target in [InMigrate, PostMigrate, Prelaunch, Running, Suspended] {
         let mut rig = Rig::new(Running);
         let error = rig.stop(target).unwrap_err();
         let text = format!("invalid runstate transition: 'running' -> '{target}'");
@@ -80,7 +81,13 @@ fn start_runs_the_vcpus_last() {
         let mut rig = Rig::new(from);
         let result = rig.main_loop.start();
         if from.needs_reset() {
-            assert!(matches!(result, Err(Failure::Illegal(_))));
+            let illegal = matches!(result, Err(CommandError::Failed(Failure::Illegal(_))));
+            assert!(illegal, "{result:?}");
+            assert_eq!((rig.trace().as_slice(), rig.state()), (&[][..], from));
+        } else if from == Suspended {
+            // Section 16, case 9: only a wake-up may.
+            let refused = matches!(result, Err(CommandError::Refused(Refusal::Suspended)));
+            assert!(refused, "{result:?}");
             assert_eq!((rig.trace().as_slice(), rig.state()), (&[][..], from));
         } else if from == Running {
             assert_eq!((result.is_ok(), rig.trace()), (true, vec![]));

@@ -7,8 +7,10 @@ use std::{
 
 use super::rig::{Fault, Lines, Rig, block_on, replays};
 use crate::runstate::{
-    ActionChange, Actions, Command, Flow, PanicAction, RebootAction, Request, Requests, RunState,
-    ShutdownAction, ShutdownCause, TransitionTable, WakeupMask, WakeupReason, WatchdogAction,
+    ActionChange, Actions, BlockErrorAction, BlockIoError, BlockOperation, Command, CommandError,
+    DeviceError, DeviceFault, DeviceId, DeviceKind, Flow, PanicAction, RebootAction, Request,
+    Requests, RunState, ShutdownAction, ShutdownCause, TransitionTable, WakeupMask, WakeupReason,
+    WatchdogAction,
     journal::{Ending, Tail, Transcript},
 };
 
@@ -56,7 +58,22 @@ impl Dice {
     }
 
     fn request(&self) -> Request {
-        match self.below(12) {
+        match self.below(15) {
+            13 => Request::BalloonChange(self.below(1 << 20) as u64),
+            12 => Request::DeviceError(DeviceError {
+                device: DeviceId {
+                    kind: self.of(DeviceKind::ALL),
+                    index: 1,
+                },
+                fault: self.of(DeviceFault::ALL),
+            }),
+            11 => Request::BlockIoError(BlockIoError {
+                disk: 0,
+                operation: self.of(BlockOperation::ALL),
+                action: self.of(BlockErrorAction::ALL),
+                nospace: self.maybe(&[false, true]),
+                errno: 5,
+            }),
             0 => Request::Debug,
             1 | 2 => Request::Suspend,
             3 if self.one_in(4) => Request::SuspendDisk,
@@ -164,14 +181,14 @@ fn while_between(rig: &Rig, dice: &Dice) {
 /// One turn of the machine's owner; how the machine ended, if it did.
 fn run(rig: &mut Rig, dice: &Dice) -> Option<Ending> {
     let main_loop = &mut rig.main_loop;
+    let is_failure = |error| matches!(error, CommandError::Failed(_));
     let failed = match dice.below(40) {
-        0..=15 => block_on(main_loop.command(dice.command()))
-            .is_err_and(|error| matches!(error, crate::runstate::CommandError::Failed(_))),
+        0..=15 => block_on(main_loop.command(dice.command())).is_err_and(is_failure),
         16 => {
             block_on(main_loop.stop(dice.of(&[RunState::Paused, RunState::FinishMigrate]))).is_err()
         }
         // The table forbids it in few states.
-        17 => main_loop.start().is_err(),
+        17 => main_loop.start().is_err_and(is_failure),
         18 => {
             main_loop.set_wakeup_supported(!dice.one_in(4));
             false
@@ -218,6 +235,8 @@ fn whatever_happens_replays_byte_for_byte() {
         " exit watchdog",
         " mask ",
         " raise-outside guest-panicked",
+        " raise block-io-error ",
+        " event BLOCK_IO_ERROR ",
         " collect ",
     ] {
         assert!(all.contains(part), "{part}");

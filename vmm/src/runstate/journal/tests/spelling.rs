@@ -1,8 +1,10 @@
 //! Every entry has a text of its own, and comes back from it.
 
 use crate::runstate::{
-    ActionChange, Command, Emitted, Event, Exit, GuestPanicAction, PanicAction, RebootAction,
-    Request, RunState, ShutdownAction, ShutdownCause, WakeupMask, WakeupReason, WatchdogAction,
+    ActionChange, BlockErrorAction, BlockIoError, BlockOperation, Command, DeviceError,
+    DeviceFault, DeviceId, DeviceKind, Emitted, Event, Exit, GuestPanicAction, PanicAction,
+    RebootAction, Request, RunState, ShutdownAction, ShutdownCause, WakeupMask, WakeupReason,
+    WatchdogAction,
     journal::{Answer, Call, Dropped, Ending, Entry, Input, MachineCall, Outcome, Taken},
 };
 
@@ -81,6 +83,33 @@ fn all() -> Vec<Entry> {
             .copied()
             .map(Event::GuestPanicked),
     );
+    for &action in BlockErrorAction::ALL {
+        for &operation in BlockOperation::ALL {
+            for nospace in [None, Some(false), Some(true)] {
+                let error = BlockIoError {
+                    disk: 15,
+                    operation,
+                    action,
+                    nospace,
+                    errno: 28,
+                };
+                requests.push(Request::BlockIoError(error));
+                events.push(Event::BlockIoError(error));
+            }
+        }
+    }
+    for &kind in DeviceKind::ALL {
+        for &fault in DeviceFault::ALL {
+            let device = DeviceId { kind, index: 255 };
+            let error = DeviceError { device, fault };
+            requests.push(Request::DeviceError(error));
+            events.push(Event::DeviceError(error));
+        }
+    }
+    for actual in [0, u64::MAX] {
+        requests.push(Request::BalloonChange(actual));
+        events.push(Event::BalloonChange(actual));
+    }
     events.extend(WatchdogAction::ALL.iter().copied().map(Event::Watchdog));
     for &state in RunState::ALL {
         requests.push(Request::VmStop(state));

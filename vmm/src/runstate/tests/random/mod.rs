@@ -22,7 +22,7 @@ use self::{
     watch::Watch,
 };
 use super::fake::{Rig, block_on};
-use crate::runstate::*;
+use crate::runstate::{journal::Ending, *};
 
 /// How a step ended; an end is the machine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,15 @@ impl From<Failure> for Broken {
         match failure {
             Failure::Illegal(IllegalTransition { from, to }) => Self::Illegal(from, to),
             Failure::Machine { action, .. } => Self::Machine(action),
+        }
+    }
+}
+
+impl From<CommandError> for Rejected {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Refused(refusal) => Self::Refused(refusal),
+            CommandError::Failed(failure) => Self::Broken(failure.into()),
         }
     }
 }
@@ -117,10 +126,8 @@ impl Pair {
                 return (stopped(result), stopped(model.stop(target)));
             }
             Step::Start => {
-                let result = rig.main_loop.start().map_err(Broken::from);
-                let both = [result, model.start()];
-                let [core, model] = both.map(|it| stopped(it.map(|()| None)));
-                return (core, model);
+                let result = rig.main_loop.start().map_err(Rejected::from);
+                return (commanded(result), commanded(model.start()));
             }
             Step::Mask(mask) => {
                 rig.requests.set_wakeup_mask(mask);
@@ -145,10 +152,7 @@ impl Pair {
     fn command(&mut self, command: Command) -> (Outcome, Outcome) {
         let before = (self.rig.state(), self.rig.requests.actions());
         let result = block_on(self.rig.main_loop.command(command));
-        let result = result.map_err(|error| match error {
-            CommandError::Refused(refusal) => Rejected::Refused(refusal),
-            CommandError::Failed(failure) => Rejected::Broken(failure.into()),
-        });
+        let result = result.map_err(Rejected::from);
         if matches!(result, Err(Rejected::Refused(_))) {
             let after = (self.rig.state(), self.rig.requests.actions());
             assert_eq!(after, before, "a refused command changes nothing");
@@ -162,6 +166,10 @@ impl Pair {
     fn step(&mut self, step: Step) -> Outcome {
         let (outcome, expected) = self.apply(step);
         let Self { rig, model, watch } = self;
+        if matches!(outcome, Outcome::Exit(_) | Outcome::Broken(_)) {
+            block_on(rig.main_loop.clean_up(Ending::Exit));
+            model.clean_up();
+        }
         let seen = rig.seen();
         watch.see(&seen, model.fails);
         let lines = seen.into_iter().map(|seen| seen.line);

@@ -167,6 +167,19 @@ impl Model {
             Request::GuestPanicked => self.panic(),
             Request::GuestCrashloaded => self.event("GUEST_CRASHLOADED"),
             Request::WatchdogExpired => self.watchdog(),
+            Request::DeviceError(error) => {
+                self.event(&format!("DEVICE_ERROR {} {}", error.device, error.fault));
+            }
+            Request::BalloonChange(actual) => self.event(&format!("BALLOON_CHANGE {actual}")),
+            Request::BlockIoError(error) => {
+                self.event(&format!(
+                    "BLOCK_IO_ERROR {} {}",
+                    error.operation, error.action
+                ));
+                if error.action == BlockErrorAction::Stop {
+                    self.raise(Request::VmStop(RunState::IoError));
+                }
+            }
         }
     }
 
@@ -238,7 +251,6 @@ impl Model {
     pub(super) fn pass(&mut self) -> Result<Flow, Broken> {
         if self.ended {
             self.call("pause")?;
-            self.line("told exit");
             return Ok(Flow::Exit(Exit::Watchdog));
         }
         if self.take_flag(Asked::Nmi) {
@@ -289,6 +301,11 @@ impl Model {
         Ok(Flow::Continue)
     }
 
+    /// Section 12. Nothing is registered to be closed.
+    pub(super) fn clean_up(&mut self) {
+        self.line("told exit");
+    }
+
     fn take_vmstop(&mut self) -> Option<RunState> {
         let vmstop = |asked| match asked {
             Asked::VmStop(target) => Some(target),
@@ -323,7 +340,6 @@ impl Model {
         }
         self.call("pause")?;
         let _errno = self.call("flush");
-        self.line("told exit");
         let failure =
             cause == ShutdownCause::GuestPanic && self.actions.panic == PanicAction::ExitFailure;
         let status = if failure { 1 } else { 0 };
@@ -360,7 +376,7 @@ impl Model {
     }
 
     fn halt(&mut self, target: RunState) -> Result<(), Broken> {
-        if !self.allows(target) {
+        if !self.allows(target) || [Running, Suspended].contains(&target) {
             return Err(Broken::Illegal(self.state, target));
         }
         self.state = target;
@@ -372,7 +388,15 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn start(&mut self) -> Result<(), Broken> {
+    /// As a debugger or a snapshot starts the guest: section 16, case 9.
+    pub(super) fn start(&mut self) -> Result<(), Rejected> {
+        if self.state == Suspended {
+            return Err(Rejected::Refused(Refusal::Suspended));
+        }
+        Ok(self.bring_up()?)
+    }
+
+    fn bring_up(&mut self) -> Result<(), Broken> {
         let discarded = self.take_vmstop().is_some();
         match self.state {
             Running if discarded => {
@@ -418,7 +442,7 @@ impl Model {
             }
             (Command::Cont, Suspended) => {}
             (Command::Cont, InMigrate) => self.autostart = true,
-            (Command::Cont, _) => self.start()?,
+            (Command::Cont, _) => self.bring_up()?,
             (Command::SystemReset, from @ (SaveVm | Colo))
                 if self.actions.reboot == RebootAction::Reset && !self.allows(Prelaunch) =>
             {

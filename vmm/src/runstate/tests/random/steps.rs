@@ -138,15 +138,29 @@ fn request() -> impl Strategy<Value = Request> {
         3 => Just(Request::GuestPanicked),
         1 => Just(Request::GuestCrashloaded),
         4 => Just(Request::WatchdogExpired),
+        1 => (select(DeviceKind::ALL), select(DeviceFault::ALL)).prop_map(|(kind, fault)| {
+            let device = DeviceId { kind, index: 0 };
+            Request::DeviceError(DeviceError { device, fault })
+        }),
+        1 => (0_u64..9).prop_map(Request::BalloonChange),
+        3 => (select(BlockErrorAction::ALL), select(BlockOperation::ALL))
+            .prop_map(|(action, operation)| Request::BlockIoError(BlockIoError {
+                disk: 0,
+                operation,
+                action,
+                nospace: None,
+                errno: 5,
+            })),
     ]
 }
 
 /// Where a stop leads: not to `running`, and to `suspended` only a suspend request does. Some are illegal.
 fn target() -> impl Strategy<Value = RunState> {
     let all = RunState::ALL.iter().copied();
-    let (legal, illegal): (Vec<_>, Vec<_>) = all
-        .filter(|state| ![Running, Suspended].contains(state))
-        .partition(|state| TransitionTable::Seed.allows(Running, *state));
+    let is_stop = |state: &_| {
+        TransitionTable::Seed.allows(Running, *state) && ![Running, Suspended].contains(state)
+    };
+    let (legal, illegal): (Vec<_>, Vec<_>) = all.partition(is_stop);
     prop_oneof![8 => Just(IoError), 24 => select(legal), 1 => select(illegal)]
 }
 

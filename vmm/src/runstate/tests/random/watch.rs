@@ -15,11 +15,14 @@ use crate::runstate::{
 static LEGAL: LazyLock<(Pairs, Pairs)> = LazyLock::new(|| (pairs(SEED), pairs(NEWEST)));
 
 /// The events that a raise emits; all others are the main loop's.
-const BY_RAISE: [&str; 4] = [
+const BY_RAISE: [&str; 7] = [
     "SUSPEND_DISK",
     "GUEST_PANICKED",
     "GUEST_CRASHLOADED",
     "WATCHDOG",
+    "BLOCK_IO_ERROR",
+    "DEVICE_ERROR",
+    "BALLOON_CHANGE",
 ];
 
 /// A bystander's view of one machine.
@@ -36,7 +39,7 @@ pub(super) struct Watch {
     starting: bool,
     /// The machine was reset, and the state after it was not seen yet.
     reset: bool,
-    /// The machine has failed: of the main loop no line follows.
+    /// The machine has failed: of the main loop no line follows but the exit notifiers'.
     broken: bool,
     /// The last thing that the machine, a handler or a notifier was told.
     told: String,
@@ -69,8 +72,9 @@ impl Watch {
                 self.walk(seen.state);
                 continue;
             }
-            assert!(!self.broken, "after a failure: {seen:?}");
-            if self.reset {
+            let at_exit = seen.line == "told exit";
+            assert!(!self.broken || at_exit, "after a failure: {seen:?}");
+            if self.reset && !self.broken {
                 self.after_reset(seen.state);
             }
             if let Some(name) = name {
@@ -80,7 +84,7 @@ impl Watch {
                 self.walk(seen.state);
                 self.call(&seen.line);
                 let ignored = ["flush", "nmi"].contains(&seen.line.as_str());
-                self.broken = fails == Some(&seen.line) && !ignored;
+                self.broken |= fails == Some(&seen.line) && !ignored;
             }
         }
     }

@@ -1,12 +1,18 @@
 //! What clients get wrong: each mistake has its own answer, names the field, and leaves nothing behind.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod disks;
+mod kernels;
+mod nets;
+mod sockets;
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use tonic::Code;
 use vmctl::{Client, Error, v1};
 use vmd_tests::{Daemon, Resources, soon};
+use vmm::machine::Host;
 
 const MIB: u64 = 1 << 20;
 
@@ -98,6 +104,28 @@ fn firmware(what: &'static str, path: &Path, says: &'static str) -> Mistake {
     })
 }
 
+fn template(what: &'static str, path: &Path, text: &str, says: &'static str) -> Mistake {
+    let (reason, field) = ("CPU_TEMPLATE_UNUSABLE", "definition.cpu_template");
+    if !text.is_empty() {
+        fs::write(path, text).unwrap();
+    }
+    definition(what, reason, field, says, |d| {
+        d.cpu_template = path.to_str().unwrap().to_owned();
+    })
+}
+
+/// A machine of 2 vCPUs with these pins.
+fn pins(what: &'static str, pins: &[(u32, &[u32])], says: &'static str) -> Mistake {
+    let pins = pins.iter().map(|&(vcpu, host_cpus)| v1::CpuPin {
+        vcpu,
+        host_cpus: host_cpus.to_vec(),
+    });
+    definition(what, "INVALID_FIELD", "definition.cpu_pins", says, |d| {
+        d.vcpus = Some(2);
+        d.cpu_pins = pins.collect();
+    })
+}
+
 fn serial(what: &'static str, path: &Path, says: &'static str) -> Mistake {
     let (reason, field) = ("SOCKET_UNUSABLE", "definition.serial_socket");
     definition(what, reason, field, says, |d| {
@@ -122,11 +150,16 @@ fn mistakes(directory: &Path) -> Vec<Mistake> {
     fs::write(path("file"), "precious").unwrap();
     std::os::unix::fs::symlink(path("circle"), path("circle")).unwrap();
     let long = path(&"x".repeat(120));
+    let huge = fs::File::create(path("huge")).unwrap();
+    huge.set_len(MIB + 1).unwrap();
+    let allowed = Host::open().unwrap();
+    let cpu = (0..1024).find(|&cpu| allowed.cpus().contains(cpu)).unwrap();
+    let own: &[u32] = &[cpu];
 
     let relative = |what, field, change: fn(&mut v1::VmDefinition)| {
         definition(what, "INVALID_FIELD", field, "not an absolute path", change)
     };
-    vec![
+    let mut mistakes = vec![
         name("empty name", ""),
         name("long name", &"x".repeat(300)),
         name("name with a slash", "a/b"),
@@ -161,13 +194,77 @@ fn mistakes(directory: &Path) -> Vec<Mistake> {
         relative("relative firmware", "definition.firmware", |d| {
             d.firmware = "a.rom".into();
         }),
+        definition(
+            "CPU model",
+            "INVALID_FIELD",
+            "definition.cpu_model",
+            "no CPU model 77",
+            |d| d.cpu_model = 77,
+        ),
+        definition(
+            "virtio transport",
+            "INVALID_FIELD",
+            "definition.virtio_transport",
+            "no virtio transport 3",
+            |d| d.virtio_transport = 3,
+        ),
+        template("missing template", &path("missing"), "", "No such file"),
+        template("large template", &path("huge"), "", "at most 1048576"),
+        template("template FIFO", &path("fifo"), "", "not a regular file"),
+        template("broken", &path("t1"), "{", "EOF while parsing"),
+        template(
+            "unknown field",
+            &path("t2"),
+            r#"{"reg_modifiers": []}"#,
+            "unknown field `reg_modifiers`",
+        ),
+        template(
+            "unknown leaf",
+            &path("t3"),
+            r#"{"cpuid_modifiers": [{"leaf": "0x12345", "subleaf": "0", "flags": 0, "modifiers": []}]}"#,
+            "cpuid_modifiers[0]: this host does not offer leaf 0x12345",
+        ),
+        template(
+            "feature that no host has",
+            &path("t4"),
+            r#"{"cpuid_modifiers": [{"leaf": "1", "subleaf": "0", "flags": 0, "modifiers": [
+                {"register": "ecx", "bitmap": "0b1_xxxx_xxxx_xxxx_xxxx"}]}]}"#,
+            "does not offer bit 16",
+        ),
+        template(
+            "unknown MSR",
+            &path("t5"),
+            r#"{"msr_modifiers": [{"addr": "0x4b564dff", "bitmap": "0b1"}]}"#,
+            "MSR 0x4b564dff",
+        ),
+        template(
+            "CPUID that KVM refuses",
+            &path("t6"),
+            r#"{"cpuid_modifiers": [{"leaf": "0x80000008", "subleaf": "0", "flags": 0, "modifiers": [
+                {"register": "eax", "bitmap": "0b1111_1111_xxxx_xxxx"}]}]}"#,
+            "KVM refuses",
+        ),
+        relative("relative template", "definition.cpu_template", |d| {
+            d.cpu_template = "t.json".into();
+        }),
+        pins("vCPU that is not there", &[(2, own)], "no vCPU 2"),
+        pins("vCPU pinned twice", &[(1, own), (1, own)], "named twice"),
+        pins("no host CPU", &[(0, &[])], "vCPU 0 has no host CPU"),
+        pins("host CPU twice", &[(0, &[cpu, cpu])], "named twice"),
+        pins("unknown host CPU", &[(0, &[1023])], "no host CPU 1023"),
+        pins("absurd host CPU", &[(1, &[u32::MAX])], "no host CPU"),
         serial("serial in no directory", &path("no/socket"), "No such file"),
         serial("serial on a file", &path("file"), "in use"),
         serial("serial with a long path", &long, "too long"),
         relative("relative serial", "definition.serial_socket", |d| {
             d.serial_socket = "socket".into();
         }),
-    ]
+    ];
+    mistakes.extend(kernels::mistakes(directory));
+    mistakes.extend(disks::mistakes(directory));
+    mistakes.extend(nets::mistakes(directory));
+    mistakes.extend(sockets::mistakes(directory));
+    mistakes
 }
 
 /// Checks the answer to a mistake.
@@ -232,8 +329,11 @@ async fn every_mistake_in_a_creation_has_its_answer_and_leaves_nothing() {
     let list = client.list().await.unwrap();
     assert_eq!((list.vms.len(), list.seq), (1, seq), "no machine, no event");
     assert_eq!(fs::read_to_string(daemon.path("file")).unwrap(), "precious");
-    // None of them has taken the name.
-    soon("create", client.create(good())).await.unwrap();
+    // None of them has taken the name, and what they had right is.
+    for request in [good(), kernels::good_kernel(daemon.directory())] {
+        soon("create", client.create(request)).await.unwrap();
+        client.delete("new", true).await.unwrap();
+    }
 }
 
 /// Every call that needs a machine.
