@@ -70,9 +70,10 @@ async fn vmctl(daemon: &Daemon, (user, group): Who, arguments: &[&str]) -> Outpu
         .args(["--reuid", &user.to_string(), "--regid", &group.to_string()])
         .arg("--clear-groups")
         .arg(daemon.path("vmctl"))
-        .args(["--server", &daemon.endpoint().to_string()])
+        // From where it is: others may have no business in the directories above.
+        .args(["--server", "unix:vmd.sock"])
         .args(arguments)
-        .current_dir("/")
+        .current_dir(daemon.path("."))
         .stdin(Stdio::null());
     soon("vmctl", in_thread(move || command.output()))
         .await
