@@ -41,8 +41,14 @@ use tokio::{
 };
 
 use self::{
-    acpi::AcpiTables, board::Board, boot::entry::Start, bus::PioBus, irq::ChipState,
-    memory::Memory, vcpu::Vcpu, virtio::VirtioBus,
+    acpi::AcpiTables,
+    board::Board,
+    boot::{DirectBoot, entry::Start},
+    bus::PioBus,
+    irq::ChipState,
+    memory::Memory,
+    vcpu::Vcpu,
+    virtio::VirtioBus,
 };
 pub use self::{
     build::{BuildError, BuildStep},
@@ -65,6 +71,10 @@ use crate::{
 /// How long a vCPU may take to obey. It leaves the guest within microseconds of the signal; only a host that is stuck
 /// takes longer.
 const OBEY: Duration = Duration::from_secs(30);
+
+/// Images of so many bytes are written by the runtime's own thread: it takes less time than to find another. Kernels with
+/// their RAM disks may have hundreds of MiB.
+const WRITTEN_AT_ONCE: u64 = 256 << 10;
 
 /// One KVM virtual machine.
 ///
@@ -226,6 +236,21 @@ impl KvmMachine {
         self.chips.restore(&self.vm)?;
         finish(jobs).await
     }
+
+    /// Writes what a guest that was booted directly begins with.
+    async fn write_again(&self, direct: &DirectBoot) -> Result<(), MachineError> {
+        let (direct, acpi) = (direct.clone(), self.acpi.clone());
+        let ram = self.memory.ram().clone();
+        let is_small = direct.size() <= WRITTEN_AT_ONCE;
+        let write = move || direct.write(&ram, &acpi, true);
+        let written = if is_small {
+            write()
+        } else {
+            let written = spawn_blocking(write).await;
+            written.map_err(|_| MachineError::ImagesLost)?
+        };
+        Ok(written.map_err(BuildError::from)?)
+    }
 }
 
 /// Waits for what the vCPUs were told to do.
@@ -279,14 +304,11 @@ impl Machine for KvmMachine {
                 self.memory.load_shadow(firmware.bytes())?;
             }
             Boot::Direct(direct) => {
-                self.power_on(direct.start()).await?;
-                // A kernel and its RAM disk may be hundreds of MiB.
-                let (direct, acpi) = (direct.clone(), self.acpi.clone());
-                let ram = self.memory.ram().clone();
-                let write = move || direct.write(&ram, &acpi, true);
-                let written = spawn_blocking(write).await;
-                let written = written.map_err(|_| MachineError::ImagesLost)?;
-                written.map_err(BuildError::from)?;
+                // While the vCPUs' threads do their part.
+                let (on, written) =
+                    tokio::join!(self.power_on(direct.start()), self.write_again(direct));
+                on?;
+                written?;
             }
         }
         Ok(())

@@ -138,6 +138,13 @@ impl KernelImage {
         })
     }
 
+    /// How many bytes a reset writes.
+    pub(super) fn size(&self) -> u64 {
+        let parts = self.parts.iter().map(|(_, bytes)| bytes.len() as u64);
+        let zeroes = self.zeroes.iter().map(|range| range.end - range.start);
+        parts.chain(zeroes).sum()
+    }
+
     /// Whether it fits into a machine of `memory_bytes` bytes.
     pub(super) fn check(&self, memory_bytes: u64) -> Result<(), TooLarge> {
         fits(self.end, memory_bytes)

@@ -156,6 +156,12 @@ impl DirectBoot {
         }
     }
 
+    /// How many bytes kernel and initial RAM disk have.
+    pub(super) fn size(&self) -> u64 {
+        let initrd = self.initrd.as_ref();
+        self.kernel.size() + initrd.map_or(0, |(_, bytes)| bytes.len() as u64)
+    }
+
     /// Writes everything into the memory of a machine, in which a guest may have `run` before.
     pub(super) fn write(
         &self,
