@@ -27,8 +27,11 @@ use crate::{
 /// Events kept unless configured otherwise: about 16 MiB of memory when full.
 pub const DEFAULT_CAPACITY: usize = 1 << 16;
 
-/// Events that are in memory, too, if there is a store: those that wait for it, and those that most readers want.
+/// Events that may wait for the store.
 pub const WINDOW: usize = 1 << 14;
+
+/// Events that are in memory, too, if there is a store: those that most readers want.
+const RECENT: usize = 1 << 10;
 
 /// Most events that one read returns.
 const BATCH: usize = 256;
@@ -89,7 +92,7 @@ impl EventLog {
 
     /// A log that goes on in `store`, after event `newest`.
     pub fn stored_in(store: Store, newest: u64) -> Self {
-        Self::with(Seen::Stored(store), newest, WINDOW)
+        Self::with(Seen::Stored(store), newest, RECENT)
     }
 
     fn with(seen: Seen, newest: u64, capacity: usize) -> Self {

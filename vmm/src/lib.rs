@@ -17,6 +17,8 @@ pub mod counters;
 #[cfg(feature = "kvm")]
 pub mod devices;
 #[cfg(feature = "kvm")]
+pub mod heap;
+#[cfg(feature = "kvm")]
 pub mod machine;
 #[cfg(feature = "kvm")]
 pub mod place;
