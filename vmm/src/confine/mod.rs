@@ -4,8 +4,9 @@
 //!   table of a thread's kind --> Filter::new, once --> Filter::enter, by each thread of the kind, for good
 //!                                                        |
 //!            a call that is on the table <---------------+---------------> one that is not
-//!            the kernel does it                                            it fails with ENOSYS; a vCPU's thread
-//!                                                                          also ends, and its machine with it
+//!            the kernel does it                                            it fails with ENOSYS; a vCPU's thread that
+//!                                                                          would open, connect or start something ends,
+//!                                                                          and its machine with it
 //! ```
 //! | thread | table | who enters it |
 //! | --- | --- | --- |
@@ -29,6 +30,8 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter,
 };
 use thiserror::Error;
+
+use self::table::Rules;
 
 pub(crate) use self::violation::take as take_violation;
 pub use self::{
@@ -63,39 +66,54 @@ pub enum ConfineError {
 
 /// The system calls that a thread may make.
 #[derive(Clone, Debug)]
-pub struct Filter(Arc<BpfProgram>);
+pub struct Filter(Arc<[BpfProgram]>);
+
+/// What a kernel without the call would say.
+const REFUSED: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
 
 impl Filter {
     /// That of these tables; other calls, if `mode` refuses them, fail with ENOSYS.
     pub fn new(tables: &[&[Group]], mode: Mode) -> Result<Self, ConfineError> {
-        Self::compile(tables, mode, SeccompAction::Errno(libc::ENOSYS as u32))
+        Ok(Self(Arc::new([allow(tables, mode)?])))
     }
 
-    /// That of a vCPU's thread, which ends at a call that is refused.
+    /// That of a vCPU's thread, which ends if it makes a call that nobody makes by accident.
     pub fn of_vcpus(mode: Mode) -> Result<Self, ConfineError> {
+        let allowed = allow(&[VCPU], mode)?;
+        if mode == Mode::Log {
+            return Ok(Self(Arc::new([allowed])));
+        }
         violation::install_handler().map_err(|errno| ConfineError::Handler(errno.into()))?;
-        Self::compile(&[VCPU], mode, SeccompAction::Trap)
-    }
-
-    fn compile(
-        tables: &[&[Group]],
-        mode: Mode,
-        refuse: SeccompAction,
-    ) -> Result<Self, ConfineError> {
-        let otherwise = match mode {
-            Mode::Enforce => refuse,
-            Mode::Log => SeccompAction::Log,
-        };
-        let rules = table::rules(tables)?;
-        let filter =
-            SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
-        Ok(Self(Arc::new(filter.try_into()?)))
+        let told = violation::TOLD.iter().map(|call| (*call, Vec::new()));
+        let tell = compile(told.collect(), SeccompAction::Allow, SeccompAction::Trap)?;
+        Ok(Self(Arc::new([allowed, tell])))
     }
 
     /// From now on the calling thread, and each that it makes, may do no more than this. There is no way back.
     pub fn enter(&self) -> Result<(), ConfineError> {
-        Ok(apply_filter(&self.0)?)
+        for program in self.0.iter() {
+            apply_filter(program)?;
+        }
+        Ok(())
     }
+}
+
+/// What is on these tables may be done.
+fn allow(tables: &[&[Group]], mode: Mode) -> Result<BpfProgram, ConfineError> {
+    let otherwise = match mode {
+        Mode::Enforce => REFUSED,
+        Mode::Log => SeccompAction::Log,
+    };
+    compile(table::rules(tables)?, otherwise, SeccompAction::Allow)
+}
+
+fn compile(
+    rules: Rules,
+    otherwise: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, ConfineError> {
+    let filter = SeccompFilter::new(rules, otherwise, matched, TargetArch::x86_64)?;
+    Ok(filter.try_into()?)
 }
 
 #[cfg(test)]

@@ -31,8 +31,11 @@ pub enum When {
     Masked(u8, &'static [(u64, u64)]),
 }
 
-/// The rules of a filter for these tables: for each call when it may be made; an empty list means always.
-pub(super) fn rules(tables: &[&[Group]]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+/// For each call when it is meant; an empty list means always.
+pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The rules of a filter for these tables.
+pub(super) fn rules(tables: &[&[Group]]) -> Result<Rules, BackendError> {
     let mut all: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
     for (call, when) in tables
         .iter()

