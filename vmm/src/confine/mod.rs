@@ -86,7 +86,8 @@ impl Filter {
         violation::install_handler().map_err(|errno| ConfineError::Handler(errno.into()))?;
         let told = violation::TOLD.iter().map(|call| (*call, Vec::new()));
         let tell = compile(told.collect(), SeccompAction::Allow, SeccompAction::Trap)?;
-        Ok(Self(Arc::new([allowed, tell])))
+        // The last one forbids to take another.
+        Ok(Self(Arc::new([tell, allowed])))
     }
 
     /// From now on the calling thread, and each that it makes, may do no more than this. There is no way back.
