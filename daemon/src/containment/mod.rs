@@ -135,3 +135,6 @@ impl Containment {
         capabilities::give_up(self.kept)
     }
 }
+
+#[cfg(test)]
+mod tests;
