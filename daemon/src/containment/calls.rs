@@ -78,7 +78,6 @@ pub(super) const OTHERS: &[Group] = &[
                         libc::TCGETS,
                         libc::TIOCGWINSZ,
                         libc::BLKSSZGET,
-                        BLKGETSIZE64,
                     ],
                 ),
             ),
@@ -156,6 +155,3 @@ pub(super) const OTHERS: &[Group] = &[
         calls: &[(libc::SYS_exit_group, Always)],
     },
 ];
-
-/// `_IOR(0x12, 114, size_t)` (`linux/fs.h`).
-const BLKGETSIZE64: u64 = 0x8008_1272;

@@ -83,7 +83,7 @@ pub const DEVICE: &[Group] = &[
         ],
     },
     Group {
-        reason: "what a card's driver has agreed to with its tap interface",
+        reason: "what a card's driver has agreed to with its tap interface; the size of a disk that is a block device",
         calls: &[(
             libc::SYS_ioctl,
             OneOf(
@@ -93,6 +93,7 @@ pub const DEVICE: &[Group] = &[
                     libc::TUNSETVNETHDRSZ,
                     libc::TUNSETQUEUE,
                     libc::FIONBIO,
+                    BLKGETSIZE64,
                 ],
             ),
         )],
@@ -155,3 +156,6 @@ pub const DEVICE: &[Group] = &[
         ],
     },
 ];
+
+/// `_IOR(0x12, 114, size_t)` (`linux/fs.h`).
+const BLKGETSIZE64: u64 = 0x8008_1272;
