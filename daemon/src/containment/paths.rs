@@ -11,10 +11,7 @@
 //!
 //! TCP ports are those that it listens at; it connects to none. It signals nobody but itself.
 
-use std::{
-    path::{Path, PathBuf},
-    slice,
-};
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, Ruleset, RulesetAttr, RulesetCreated,
@@ -108,8 +105,8 @@ fn parent(path: &Path) -> Option<PathBuf> {
 }
 
 fn add_ports(rules: RulesetCreated, config: &Config) -> Result<RulesetCreated, RulesetError> {
-    let metrics = config.metrics.as_ref().map_or(&[][..], slice::from_ref);
-    let endpoints = config.listen.iter().map(|one| &one.endpoint).chain(metrics);
+    let endpoints = config.listen.iter().map(|one| &one.endpoint);
+    let endpoints = endpoints.chain(&config.metrics);
     let ports = endpoints.filter_map(|endpoint| match endpoint {
         Endpoint::Unix(_) => None,
         Endpoint::Tcp(address) => Some(address.port()),
