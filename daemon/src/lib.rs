@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod config;
+pub mod containment;
 pub mod convert;
 mod daemon;
 pub mod demo;

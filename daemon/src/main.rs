@@ -7,16 +7,14 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::sync::oneshot;
 use vmctl::Endpoint;
 use vmd::{
-    config::{DEFAULT_FILE, LogFormat, Overrides, Source, parse_metrics},
-    demo, logging,
+    config::{Config, DEFAULT_FILE, LogFormat, Overrides, Source, parse_metrics},
+    containment::Containment,
+    demo,
+    logging::{self, LogFilter},
     server::{self, ServeError, Signals},
     store::parse_age,
     systemd::{Manager, Sockets},
 };
-
-/// How long a thread that built or closed a machine waits for another. Two hundred created at once leave as many threads,
-/// each with its stack.
-const HELPERS_KEPT: Duration = Duration::from_secs(1);
 
 /// Hosts many KVM virtual machines in one process, each with QEMU's run states.
 #[derive(Parser)]
@@ -133,24 +131,14 @@ fn main() -> ExitCode {
         Ok(sockets) => sockets,
         Err(error) => return failed(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_keep_alive(HELPERS_KEPT)
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
-    };
     let result = match cli.command {
-        Command::Serve(arguments) => runtime
-            .block_on(serve(arguments.source(&sockets), sockets))
-            .map_err(|error| failed(&error)),
+        Command::Serve(arguments) => {
+            serve(arguments.source(&sockets), sockets).map_err(|error| failed(&error))
+        }
         Command::Config(ConfigCommand::Check { file }) => {
             check(file).map_err(|error| failed(&error))
         }
-        Command::Demo => runtime
-            .block_on(demo::run())
-            .map_err(|error| failed(&error)),
+        Command::Demo => demo::run().map_err(|error| failed(&error)),
         Command::Man { directory } => vmctl::man::write(Cli::command(), &directory)
             .map(drop)
             .map_err(|error| failed(&error)),
@@ -161,12 +149,27 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(source: Source, sockets: Sockets) -> Result<(), ServeError> {
-    let config = source.load()?;
+fn serve(source: Source, sockets: Sockets) -> Result<(), ServeError> {
+    let mut config = source.load()?;
     let log = logging::start(config.log_format, &config.log_filter);
+    let containment = Containment::enter(&config, source.file.as_deref())?;
+    let runtimes = containment.runtimes()?;
+    config.confined = runtimes.confined();
+    let served = serve_confined(source, config, sockets, log, &containment);
+    runtimes.main.block_on(served)
+}
+
+async fn serve_confined(
+    source: Source,
+    config: Config,
+    sockets: Sockets,
+    log: LogFilter,
+    containment: &Containment,
+) -> Result<(), ServeError> {
     let grace = config.grace;
     let mut signals = Signals::new()?;
     let bound = server::bind_given(config.clone(), sockets).await?;
+    containment.started()?;
     let mut reload = source
         .file
         .is_some()

@@ -53,12 +53,13 @@ impl Reload {
 
     /// Puts in force what has changed, and names that.
     fn load(&mut self) -> Result<Vec<&'static str>, ReloadError> {
-        let new = self.source.load()?;
+        let mut new = self.source.load()?;
+        let needs_restart = self.config.needs_restart(&new);
+        self.config.keep_confined(&mut new);
         let access = Access::new(&new)?;
         // The last that can fail.
         self.log.set(&new.log_filter).map_err(ReloadError::Log)?;
         self.access.replace(access);
-        let needs_restart = self.config.needs_restart(&new);
         if !needs_restart.is_empty() {
             warn!(
                 sections = needs_restart.join(", "),

@@ -46,6 +46,7 @@ use crate::{
     Daemon, Reload,
     access::{Access, AccessError, Entrance, GuardLayer, incoming},
     config::{ConfigError, FileMode, Group, Listen, Source},
+    containment::ContainmentError,
     event_log::{EventLog, WINDOW},
     listener::{SocketFile, UnixSocket, make_parent},
     logging::LogFilter,
@@ -65,6 +66,9 @@ pub enum ServeError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What the daemon denies itself.
+    #[error(transparent)]
+    Containment(#[from] ContainmentError),
     /// A socket that the daemon was started with.
     #[error(transparent)]
     Sockets(#[from] SocketsError),
@@ -207,7 +211,9 @@ pub async fn bind(config: Config) -> Result<Bound, ServeError> {
 /// The same; where one of the `sockets` listens already, that is used.
 pub async fn bind_given(config: Config, mut sockets: Sockets) -> Result<Bound, ServeError> {
     raise_descriptor_limit();
-    let host = Host::open()?;
+    let host = Host::open()?
+        .with_vcpu_filter(config.confined.vcpu_filter.clone())
+        .with_device_runtime(config.confined.devices.clone());
     let host_memory = sysinfo().map_err(ServeError::HostMemory)?.ram_total();
     let access = Arc::new(Access::new(&config)?);
     let data_dir = config.data_dir.as_deref().map(lock_data_dir).transpose()?;
@@ -436,17 +442,21 @@ fn take(given: Given, listen: &Listen) -> io::Result<Listener> {
     })
 }
 
-/// Makes the directory, for this user only, and locks it as long as the file is open.
+/// Makes the data directory, unless it is there, for this user only.
+pub(crate) fn make_data_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+/// Makes the directory and locks it as long as the file is open.
 fn lock_data_dir(path: &Path) -> Result<Flock<File>, ServeError> {
     let failed = |source| ServeError::DataDir {
         path: path.to_owned(),
         source,
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed)?;
+    make_data_dir(path).map_err(failed)?;
     let file = File::create(path.join("vmd.lock")).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::Error::EWOULDBLOCK => ServeError::DataDirInUse(path.to_owned()),

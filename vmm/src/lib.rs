@@ -13,6 +13,8 @@
 //! This crate knows nothing of gRPC or of other machines; the daemon owns one `MainLoop` per machine.
 
 #[cfg(feature = "kvm")]
+pub mod confine;
+#[cfg(feature = "kvm")]
 pub mod counters;
 #[cfg(feature = "kvm")]
 pub mod devices;

@@ -67,7 +67,8 @@ impl Access {
     /// What `config` says. Blocks.
     pub fn new(config: &Config) -> Result<Self, AccessError> {
         let tls = config.tls.as_ref().map(tls::load).transpose()?;
-        let policy = Policy::new(config.roles.clone(), Roots::open(&config.paths.roots)?);
+        let roots = Roots::open(&config.paths.roots)?.confined(config.confined.paths);
+        let policy = Policy::new(config.roles.clone(), roots);
         Ok(Self {
             policy: RwLock::new(Arc::new(policy)),
             tls: RwLock::new(tls),

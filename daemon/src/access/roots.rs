@@ -75,7 +75,11 @@ impl PathError {
 
 /// The directories that clients may name.
 #[derive(Clone, Debug, Default)]
-pub struct Roots(Arc<[Root]>);
+pub struct Roots {
+    all: Arc<[Root]>,
+    /// Whether there is nothing else that this process can open.
+    confined: bool,
+}
 
 #[derive(Debug)]
 struct Root {
@@ -98,7 +102,15 @@ impl Roots {
                 directory,
             })
         };
-        paths.iter().map(open).collect::<Result<_, _>>().map(Self)
+        let all = paths.iter().map(open).collect::<Result<_, _>>()?;
+        let confined = false;
+        Ok(Self { all, confined })
+    }
+
+    /// The same, in a process that can open nothing else: then nobody's paths lead anywhere else, whoever names them.
+    #[must_use]
+    pub fn confined(self, confined: bool) -> Self {
+        Self { confined, ..self }
     }
 
     /// What is there at `path`, held.
@@ -108,7 +120,7 @@ impl Roots {
             Some(rest.to_owned())
         };
         let found = self
-            .0
+            .all
             .iter()
             .filter_map(|root| Some((root, inside(root)?)))
             .max_by_key(|(root, _)| root.path.as_os_str().len());
@@ -134,12 +146,15 @@ impl Roots {
 
 impl std::fmt::Display for Roots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("the configuration names none in [paths] roots");
+        if self.all.is_empty() {
+            f.write_str("the configuration names none in [paths] roots")?;
         }
-        for (index, root) in self.0.iter().enumerate() {
+        for (index, root) in self.all.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{}", root.path.display())?;
+        }
+        if self.confined {
+            f.write_str("; the daemon itself can open nothing else: containment.landlock")?;
         }
         Ok(())
     }
@@ -173,6 +188,7 @@ pub struct Beneath {
 impl Beneath {
     /// Paths with this reach, and these roots.
     pub fn new(reach: Reach, roots: Roots) -> Self {
+        let reach = if roots.confined { Reach::Roots } else { reach };
         Self { reach, roots }
     }
 

@@ -10,9 +10,11 @@
 //! | --- | --- |
 //! | `mod` | what comes of it: [`Config`], and where it is from: [`Source`] |
 //! | `file` | the sections of the file; to add one: a struct there, a field of [`File`], a place in `deploy/vmd.toml` |
+//! | `containment` | the section about what the daemon denies itself |
 //! | `values` | what values look like: users and groups, modes of files |
 //! | `error` | what is wrong, with file, line and key |
 
+mod containment;
 mod error;
 mod file;
 mod values;
@@ -26,12 +28,14 @@ use std::{
 use nix::unistd::geteuid;
 use vmctl::Endpoint;
 
+pub use containment::{Capability, Containment, Seccomp};
 pub use error::{ConfigError, Place};
 pub use file::{File, LogFormat, Paths, RoleMembers, Roles, Tls, parse_metrics};
 pub use values::{FileMode, Group, User};
 
 use crate::{
     access::{Access, AccessError, Role},
+    containment::Confined,
     event_log::DEFAULT_CAPACITY,
     vm::OpenDisk,
 };
@@ -66,6 +70,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_filter: String,
+    /// What it denies itself.
+    pub containment: Containment,
+    /// What is in force of that in this process.
+    pub confined: Confined,
     /// How it opens disks.
     pub open_disk: OpenDisk,
 }
@@ -91,6 +99,8 @@ impl From<File> for Config {
             grace_press_interval: Duration::from_secs(file.shutdown.press_interval_seconds),
             log_format: file.log.format,
             log_filter: file.log.filter,
+            containment: file.containment,
+            confined: Confined::default(),
             open_disk: OpenDisk::default(),
         }
     }
@@ -212,6 +222,12 @@ impl Config {
         Access::new(self).map(drop)
     }
 
+    /// Whether it is to reach only the files that are named here.
+    pub fn is_landlocked(&self) -> bool {
+        let default = !self.paths.roots.is_empty();
+        self.containment.landlock.unwrap_or(default)
+    }
+
     /// The sections whose change from `self` to `new` waits for a restart.
     pub(crate) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         changed([
@@ -229,7 +245,17 @@ impl Config {
                 (self.grace, self.grace_press_interval) != (new.grace, new.grace_press_interval),
             ),
             ("log.format", self.log_format != new.log_format),
+            ("containment", self.containment != new.containment),
+            ("paths", self.confined.paths && self.paths != new.paths),
         ])
+    }
+
+    /// Has `new` keep what this process cannot change any more.
+    pub(crate) fn keep_confined(&self, new: &mut Self) {
+        new.confined = self.confined.clone();
+        if self.confined.paths {
+            new.paths = self.paths.clone();
+        }
     }
 
     /// Takes over from `new` what is reloaded, and names what of it has changed. The certificates' files are read again

@@ -28,6 +28,11 @@ fn the_shipped_file_has_every_option_with_its_default() {
     assert_eq!(all.grace_press_interval, default.grace_press_interval);
     assert_eq!(all.log_filter, default.log_filter);
     assert_eq!(all.log_format, default.log_format);
+    assert_eq!(all.containment.seccomp, default.containment.seccomp);
+    assert_eq!(
+        all.containment.keep_capabilities,
+        default.containment.keep_capabilities
+    );
     assert_eq!(all.listen.len(), 3);
     assert!(all.tls.is_some());
 }
@@ -86,6 +91,14 @@ fn what_is_wrong_is_told_with_line_and_key() {
             "vmd.toml:2: paths.roots: 'b' is not an absolute path",
         ),
         (
+            "[containment]\nseccomp = \"audit\"\n",
+            "vmd.toml:2: containment.seccomp: invalid value: string \"audit\", expected true, false or \"log\"",
+        ),
+        (
+            "[containment]\nkeep_capabilities = [\"root\"]\n",
+            "vmd.toml:2: containment.keep_capabilities: there is no capability 'root'",
+        ),
+        (
             "[tls]\ncertificate = \"/c\"\n",
             "vmd.toml:1: tls: missing field `key`",
         ),
@@ -93,6 +106,26 @@ fn what_is_wrong_is_told_with_line_and_key() {
         let error = parse(text).unwrap_err().to_string();
         assert!(error.contains(says), "{text}\n{error}\n{says}");
     }
+}
+
+#[test]
+fn landlock_comes_with_roots_unless_it_is_said() {
+    for (text, expected) in [
+        ("", false),
+        ("[paths]\nroots = [\"/srv\"]\n", true),
+        (
+            "[paths]\nroots = [\"/srv\"]\n[containment]\nlandlock = false\n",
+            false,
+        ),
+        ("[containment]\nlandlock = true\n", true),
+    ] {
+        assert_eq!(parse(text).unwrap().is_landlocked(), expected, "{text}");
+    }
+    let text =
+        "[containment]\nseccomp = false\nkeep_capabilities = [\"CAP_CHOWN\", \"net_admin\"]\n";
+    let containment = parse(text).unwrap().containment;
+    assert_eq!(containment.seccomp, Seccomp::Off);
+    assert_eq!(containment.kept().bits(), 1 | 1 << 12);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use vmctl::{Client, Endpoint, EndpointError};
 
 use crate::{
     config::LogFormat,
+    containment::Containment,
     logging,
     server::{self, Config, ServeError},
 };
@@ -57,25 +58,41 @@ pub enum DemoError {
 }
 
 /// Runs the demonstration; fails if anything differs from what the run-state rules say.
-pub async fn run() -> Result<(), DemoError> {
+///
+/// To be called by the first thread of a process, while there is no other: it is confined as a daemon's.
+pub fn run() -> Result<(), DemoError> {
     // One story at a time: the daemon's log only if VMD_LOG asks for it.
     let filter = std::env::var("VMD_LOG").unwrap_or_else(|_| "off".to_owned());
     logging::start(LogFormat::Text, &filter);
     let directory = tempfile::tempdir()?;
     let endpoint = Endpoint::unix(directory.path().join("vmd.sock"))?;
-    let config = Config {
+    let mut config = Config {
         listen: vec![endpoint.clone().into()],
         ..Config::default()
     };
+    let containment = Containment::enter(&config, None).map_err(ServeError::from)?;
+    let runtimes = containment.runtimes().map_err(ServeError::from)?;
+    config.confined = runtimes.confined();
+    runtimes
+        .main
+        .block_on(drive(config, &endpoint, &containment))
+}
+
+async fn drive(
+    config: Config,
+    endpoint: &Endpoint,
+    containment: &Containment,
+) -> Result<(), DemoError> {
     let (end, ended) = oneshot::channel::<()>();
     let bound = server::bind(config).await?;
+    containment.started().map_err(ServeError::from)?;
     let daemon = tokio::spawn(bound.serve(async { drop(ended.await) }));
 
     let connect = |source| DemoError::Call {
         step: "connect",
         source: Box::new(source),
     };
-    let client = Client::connect(&endpoint).await.map_err(connect)?;
+    let client = Client::connect(endpoint).await.map_err(connect)?;
     let played = play::play(&client, script::STEPS).await;
     drop((client, end));
     let served = daemon.await.map_err(|_| DemoError::Gone)?;

@@ -375,6 +375,7 @@ fn is_exhausted(error: &BuildError) -> bool {
         | BuildError::Boot(_)
         | BuildError::Cmdline(_)
         | BuildError::Cpu(_)
+        | BuildError::Confine(_)
         | BuildError::Injected(_) => return false,
     };
     matches!(

@@ -187,6 +187,8 @@ fn create(path: &Path, migrations: &[&str]) -> Result<(), StoreError> {
 fn prepare(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     migrate(connection, migrations)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
+    // A daemon that confines itself to its directories has no other for temporary files.
+    connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(())

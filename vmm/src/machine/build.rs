@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Cap, Error as KvmError, VmFd};
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::{runtime::Handle, sync::Notify};
 use tracing::info_span;
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     virtio::{self, VirtioBus},
 };
 use crate::{
+    confine::ConfineError,
     counters::Counters,
     devices::{clock::VirtualClock, timer::Timers},
     runstate::Requests,
@@ -112,6 +113,9 @@ pub enum BuildError {
     /// A vCPU's thread could not be made.
     #[error("cannot make a vCPU's thread: {0}")]
     VcpuThread(#[source] nix::Error),
+    /// A vCPU's thread could not be confined.
+    #[error("a vCPU's thread cannot be confined: {0}")]
+    Confine(#[source] ConfineError),
     /// Asked for by [`MachineConfig::fail_at`].
     #[error("failed at step {0:?}, as a test asked")]
     Injected(BuildStep),
@@ -190,6 +194,7 @@ impl KvmMachine {
         }
         let items = firmware_items::items(memory.ram(), &reserved, config.vcpus);
         let counters = Counters::new(config.vcpus);
+        let in_their_runtime = host.devices.as_ref().map(Handle::enter);
         let virtio = Arc::new(VirtioBus::new(
             &vm,
             memory.ram(),
@@ -199,6 +204,7 @@ impl KvmMachine {
             &config.virtio,
             counters.clone(),
         )?);
+        drop(in_their_runtime);
         let eject = VirtioBus::ejector(&virtio);
         let (board, bus) = Board::new(&vm, &requests, &timers, &clock, &memory, items, eject);
         board.describe_machine(&memory, config.vcpus);
@@ -218,6 +224,7 @@ impl KvmMachine {
                     span: info_span!(parent: None, "vcpu", vm = %config.name, index),
                     msrs: guest_cpu.msrs(),
                     host_cpus: config.cpu.host_cpus(index).to_vec(),
+                    filter: host.vcpu_filter.clone(),
                     parked: parked.clone(),
                     counters: counters.clone(),
                     exits: exits.clone(),

@@ -3,9 +3,11 @@
 use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use vmm_sys_util::errno;
 
 use super::cpu::{self, HostCpus, Leaves};
+use crate::confine::Filter;
 
 /// Where KVM is.
 const DEVICE: &str = "/dev/kvm";
@@ -42,13 +44,17 @@ pub enum HostError {
     Cpuid(#[source] errno::Error),
 }
 
-/// An open `/dev/kvm` and what it offers.
+/// An open `/dev/kvm`, what it offers, and what machines' threads may do there.
 pub struct Host {
     pub(super) kvm: Kvm,
     /// What guests may be told of the processor.
     pub(super) cpuid: Leaves,
     max_vcpus: u32,
     cpus: HostCpus,
+    /// What vCPUs' threads may do; anything if there is none.
+    pub(super) vcpu_filter: Option<Filter>,
+    /// Where devices' tasks run; where a machine is built if there is none.
+    pub(super) devices: Option<Handle>,
 }
 
 impl Host {
@@ -86,7 +92,24 @@ impl Host {
             kvm,
             max_vcpus,
             cpus: HostCpus::allowed(),
+            vcpu_filter: None,
+            devices: None,
         })
+    }
+
+    /// The same, where vCPUs' threads may do no more than `filter` says, which is one for them.
+    #[must_use]
+    pub fn with_vcpu_filter(self, filter: Option<Filter>) -> Self {
+        Self {
+            vcpu_filter: filter,
+            ..self
+        }
+    }
+
+    /// The same, where devices' tasks run on this runtime, which has I/O and time.
+    #[must_use]
+    pub fn with_device_runtime(self, devices: Option<Handle>) -> Self {
+        Self { devices, ..self }
     }
 
     /// Most vCPUs a machine may have.

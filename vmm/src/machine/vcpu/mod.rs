@@ -33,7 +33,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::unistd::gettid;
 use tokio::sync::{Notify, oneshot};
-use tracing::Span;
+use tracing::{Span, error};
 
 use self::{
     control::{Control, Hold, Wanted},
@@ -50,6 +50,7 @@ use super::{
     virtio::VirtioBus,
 };
 use crate::{
+    confine::{Filter, take_violation},
     counters::{Counters, VcpuCounters},
     devices::timer::Timers,
     runstate::Requests,
@@ -76,6 +77,8 @@ pub(super) struct VcpuContext {
     pub(super) msrs: Arc<[MsrMask]>,
     /// The host CPUs that the thread is bound to; empty if it is not.
     pub(super) host_cpus: Vec<u32>,
+    /// What the thread may do; anything if there is none.
+    pub(super) filter: Option<Filter>,
     /// Of the thread's log lines.
     pub(super) span: Span,
     /// Told when a vCPU has parked or died.
@@ -120,8 +123,7 @@ impl Vcpu {
             context.counters.clone(),
         ));
         let thread_id = Arc::new(AtomicI32::new(0));
-        let (pinned, is_pinned) = mpsc::sync_channel(1);
-        let pins = !context.host_cpus.is_empty();
+        let (ready, is_ready) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name(name)
             .stack_size(STACK_SIZE)
@@ -134,16 +136,13 @@ impl Vcpu {
                         control: control.clone(),
                         died: context.died.clone(),
                     };
-                    if !context.host_cpus.is_empty() {
-                        let result = pin_this_thread(&context.host_cpus);
-                        let failed = result.is_err();
-                        // Whoever made the thread waits for this.
-                        let _ = pinned.send(result);
-                        if failed {
-                            return;
-                        }
+                    let result = prepare_this_thread(&context);
+                    let failed = result.is_err();
+                    // Whoever made the thread waits for this.
+                    let _ = ready.send(result);
+                    if !failed {
+                        run(vcpu, &control, &context);
                     }
-                    run(vcpu, &control, &context);
                 }
             })
             .map_err(|error: io::Error| {
@@ -156,13 +155,8 @@ impl Vcpu {
             thread: Some(thread),
             is_fresh: AtomicBool::new(true),
         };
-        if pins {
-            // A thread that died without an answer is found by its owner.
-            is_pinned
-                .recv()
-                .unwrap_or(Ok(()))
-                .map_err(BuildError::Cpu)?;
-        }
+        // A thread that died without an answer is found by its owner.
+        is_ready.recv().unwrap_or(Ok(()))?;
         Ok(vcpu)
     }
 
@@ -267,6 +261,19 @@ impl Drop for LastWill {
     }
 }
 
+/// Binds the calling thread to its host CPUs and, after that, confines it.
+fn prepare_this_thread(context: &VcpuContext) -> Result<(), BuildError> {
+    if !context.host_cpus.is_empty() {
+        pin_this_thread(&context.host_cpus).map_err(BuildError::Cpu)?;
+    }
+    match &context.filter {
+        Some(filter) => filter.enter().map_err(BuildError::Confine),
+        None => Ok(()),
+    }
+}
+
+/// Runs the guest until the vCPU is to end, or has made a system call that it may not make: then its machine has an owner that
+/// finds it dead.
 fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
     let VcpuContext {
         bus,
@@ -282,7 +289,15 @@ fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
         hold = Hold::No;
         let runs = control.runs();
         loop {
-            match run_once(&mut vcpu, bus, virtio, requests, timers, exits) {
+            let outcome = run_once(&mut vcpu, bus, virtio, requests, timers, exits);
+            if let Some(call) = take_violation() {
+                error!(
+                    call,
+                    "a vCPU's thread made a system call that it may not make: its machine ends"
+                );
+                return;
+            }
+            match outcome {
                 Outcome::Handled => continue,
                 Outcome::Interrupted => break,
                 Outcome::Failed => {
