@@ -244,7 +244,7 @@ fn size(id: &str, call: &Call, answer: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Retention, Store};
+    use crate::store::{Log, Retention, Store};
 
     fn call(request: &str) -> Call {
         Call {
@@ -358,7 +358,7 @@ mod tests {
                 max_age: None,
             };
             let (store, _) = Store::open(directory.path(), retention, 10).unwrap();
-            let events = Arc::new(EventLog::stored_in(store, 0));
+            let events = Arc::new(EventLog::stored_in(Arc::new(store), Log::Events));
             let answers = Arc::new(Answers::new(events.clone()));
             answers.restore().await.unwrap();
             (answers, events)
