@@ -43,6 +43,17 @@ pub(super) const MIGRATIONS: &[&str] = &[
          time INTEGER NOT NULL,
          event BLOB NOT NULL
      ) STRICT;",
+    // A request id is its caller's own. Whose the answers from before were is not known: they are nobody's.
+    "DROP TABLE answers;
+     CREATE TABLE answers (
+         caller TEXT NOT NULL,
+         id TEXT NOT NULL,
+         time INTEGER NOT NULL,
+         method TEXT NOT NULL,
+         request BLOB NOT NULL,
+         answer BLOB NOT NULL,
+         PRIMARY KEY (caller, id)
+     ) STRICT;",
 ];
 
 /// How long another program that has the database locked, such as one that copies it, is waited for.

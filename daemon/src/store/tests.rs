@@ -400,10 +400,14 @@ async fn a_store_from_before_the_audit_trail_keeps_its_events() {
     let directory = directory();
     let old = schema::open_as(&path(&directory), &schema::MIGRATIONS[..2]).unwrap();
     events::insert(&old, Log::Events, &event(1)).unwrap();
+    let answer = "INSERT INTO answers VALUES ('id', 1, 'Stop', x'00', x'00')";
+    old.execute(answer, ()).unwrap();
     drop(old);
     let (store, contents) = open(&directory);
     assert_eq!(contents.newest, 1);
     assert_eq!(store.watermark(Log::Audit).get(), 0);
+    // Whose it was is not known.
+    assert_eq!(store.read(answers::load).await, Ok(Vec::new()));
 }
 
 #[test]
