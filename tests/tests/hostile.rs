@@ -276,7 +276,10 @@ async fn guests_that_flood_the_log_leave_the_others_their_history() {
         let (count, times) = (20, &times[3..]);
         let took = times[count].duration_since(times[0]).unwrap();
         let rate = count as f64 / took.as_secs_f64();
-        assert!(rate < EVENTS_PER_SECOND, "{guest:?}: {rate} events a second");
+        assert!(
+            rate < EVENTS_PER_SECOND,
+            "{guest:?}: {rate} events a second"
+        );
         // It is slow, not stuck, and obeys as before.
         street.drive(2).await;
         street.leave().await;

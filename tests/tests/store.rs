@@ -285,6 +285,30 @@ async fn a_call_that_was_answered_is_in_the_trail_after_a_kill() {
 
 #[tokio::test]
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn no_answer_goes_out_before_the_trail_is_stored() {
+    let data = tempdir().unwrap();
+    let directory = data.path().to_str().unwrap();
+    let daemon = Daemon::start_logging("info,vmd::audit=debug", &["--data-dir", directory]).await;
+    // Nobody else can write while this lasts, which is shorter than the daemon waits for it.
+    let other = rusqlite::Connection::open(data.path().join("vmd.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let client = daemon.client().await;
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.stop("nobody").await }
+    });
+    daemon.logged("called", 1).await;
+    // On the same connection: an answer from before would have come before this one's.
+    soon("list", client.list()).await.unwrap();
+    assert!(!call.is_finished(), "it is answered, and not in the trail");
+    other.execute_batch("COMMIT").unwrap();
+    let refused = refusal(soon("stop", call).await.unwrap());
+    assert_eq!(refused.code, Code::NotFound);
+    assert_eq!(trail(&daemon, "0").await.len(), 1);
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn as_many_events_are_kept_as_it_was_told() {
     let data = tempdir().unwrap();
     let arguments = ["--events-kept", "3", "--events-max-age", "7d"];
