@@ -68,23 +68,26 @@ impl Daemon {
             ..Config::default()
         };
         let events = EventLog::new(events_kept);
-        Self::with_config(host, host_memory, &config, Arc::default(), events)
+        let audit = EventLog::new(events_kept);
+        Self::with_config(host, host_memory, &config, Arc::default(), events, audit)
     }
 
-    /// One that is as `config` says; `access` is its part of that. Its events go to `events`.
+    /// One that is as `config` says; `access` is its part of that. Its events go to `events`, calls to
+    /// `audit`.
     pub fn with_config(
         host: Host,
         host_memory: u64,
         config: &Config,
         access: Arc<Access>,
         events: EventLog,
+        audit: EventLog,
     ) -> Arc<Self> {
         Arc::new(Self {
             host: Arc::new(host),
             host_memory,
             registry: Arc::default(),
             events: Arc::new(events),
-            audit: EventLog::new(config.events_kept),
+            audit,
             access,
             reaper: Reaper::default(),
             images: Arc::default(),
@@ -148,6 +151,7 @@ impl Daemon {
         each(&self.registry.list(), Command::Kill).await;
         // A reader gets the last events before its stream ends.
         self.events.settle().await;
+        self.audit.settle().await;
         // The actors end; the registry stays as it is for the streams that still tell of it.
         self.ended.cancel();
 
@@ -160,6 +164,11 @@ impl Daemon {
         // Nothing that they wait for is left.
         self.calls.close();
         self.calls.wait().await;
+    }
+
+    /// After the end, and the last call: what waits for the store is stored, if that can be.
+    pub async fn close(&self) {
+        // The store is the audit trail's, too.
         self.events.close().await;
     }
 

@@ -21,14 +21,14 @@ use vmd_proto::v1::Event;
 use crate::{
     Daemon,
     metrics::Place,
-    store::{Change, Store, Unavailable, Watermark},
+    store::{Change, Log, Store, Unavailable, Watermark},
 };
 
 /// Events kept unless configured otherwise: about 16 MiB of memory when full.
 pub const DEFAULT_CAPACITY: usize = 1 << 16;
 
 /// Events that may wait for the store.
-pub const WINDOW: usize = 1 << 14;
+pub const MAX_WAITING: usize = 1 << 14;
 
 /// Events that are in memory, too, if there is a store: those that most readers want.
 const RECENT: usize = 1 << 10;
@@ -54,8 +54,8 @@ struct Inner {
 enum Seen {
     /// All at once.
     Appended(Watermark),
-    /// What is stored.
-    Stored(Store),
+    /// What the store has of this log.
+    Stored(Arc<Store>, Log),
 }
 
 /// What was asked for is not there: too old, or not yet.
@@ -90,9 +90,10 @@ impl EventLog {
         Self::with(Seen::Appended(Watermark::new(0)), 0, capacity)
     }
 
-    /// A log that goes on in `store`, after event `newest`.
-    pub fn stored_in(store: Store, newest: u64) -> Self {
-        Self::with(Seen::Stored(store), newest, RECENT)
+    /// One that goes on in `store`, where that has `log`.
+    pub(crate) fn stored_in(store: Arc<Store>, log: Log) -> Self {
+        let newest = store.watermark(log).get();
+        Self::with(Seen::Stored(store, log), newest, RECENT)
     }
 
     fn with(seen: Seen, newest: u64, capacity: usize) -> Self {
@@ -108,7 +109,7 @@ impl EventLog {
     pub fn store(&self) -> Option<&Store> {
         match &self.seen {
             Seen::Appended(_) => None,
-            Seen::Stored(store) => Some(store),
+            Seen::Stored(store, _) => Some(store),
         }
     }
 
@@ -129,7 +130,7 @@ impl EventLog {
         // In the order of the numbers; and whoever has the number from a status may read up to it.
         match &self.seen {
             Seen::Appended(watermark) => watermark.raise(seq),
-            Seen::Stored(store) => store.append(event, change),
+            Seen::Stored(store, log) => store.append(*log, event, change),
         }
         drop(inner);
         if let Seen::Appended(watermark) = &self.seen {
@@ -147,7 +148,7 @@ impl EventLog {
     pub async fn stored(&self, seq: u64) -> Result<(), Unavailable> {
         match &self.seen {
             Seen::Appended(_) => Ok(()),
-            Seen::Stored(store) => store.stored(seq).await,
+            Seen::Stored(store, log) => store.stored(*log, seq).await,
         }
     }
 
@@ -155,7 +156,7 @@ impl EventLog {
     pub async fn ready(&self) -> Result<(), Unavailable> {
         match &self.seen {
             Seen::Appended(_) => Ok(()),
-            Seen::Stored(store) => store.ready().await,
+            Seen::Stored(store, _) => store.ready().await,
         }
     }
 
@@ -188,7 +189,7 @@ impl EventLog {
         let newest_seq = self.newest();
         let oldest_seq = match &self.seen {
             Seen::Appended(_) => inner.first(),
-            Seen::Stored(store) => store.oldest(),
+            Seen::Stored(store, log) => store.oldest(*log),
         };
         if after_seq > newest_seq || after_seq + 1 < oldest_seq {
             return Err(Lost {
@@ -220,15 +221,15 @@ impl EventLog {
             }
             newest_seq
         };
-        let (Seen::Stored(store), true) = (&self.seen, after_seq < newest_seq) else {
+        let (Seen::Stored(store, log), true) = (&self.seen, after_seq < newest_seq) else {
             return Ok(Vec::new());
         };
-        let events = store.events(after_seq, newest_seq, BATCH).await?;
+        let events = store.events(*log, after_seq, newest_seq, BATCH).await?;
         // Some may have been forgotten meanwhile.
         if events.first().map(|event| event.seq) != Some(after_seq + 1) {
             return Err(ReadError::Lost(Lost {
                 after_seq,
-                oldest_seq: store.oldest(),
+                oldest_seq: store.oldest(*log),
                 newest_seq,
             }));
         }
@@ -243,7 +244,7 @@ impl EventLog {
     fn watermark(&self) -> &Watermark {
         match &self.seen {
             Seen::Appended(watermark) => watermark,
-            Seen::Stored(store) => store.watermark(),
+            Seen::Stored(store, log) => store.watermark(*log),
         }
     }
 
@@ -382,7 +383,7 @@ mod tests {
             max_age: None,
         };
         let (store, _) = Store::open(directory.path(), keep, 1000).unwrap();
-        let log = EventLog::with(Seen::Stored(store), 0, 5);
+        let log = EventLog::with(Seen::Stored(Arc::new(store), Log::Events), 0, 5);
         for _ in 0..1000 {
             log.append(Event::default(), |_| None);
         }

@@ -47,13 +47,13 @@ use crate::{
     access::{Access, AccessError, Entrance, GuardLayer, incoming},
     config::{ConfigError, FileMode, Group, Listen, Source},
     containment::ContainmentError,
-    event_log::{EventLog, WINDOW},
+    event_log::{EventLog, MAX_WAITING},
     listener::{SocketFile, UnixSocket, make_parent},
     logging::LogFilter,
     metrics::{self, CallLayer},
     recovery,
     service::{Service, deadline},
-    store::{Contents, Retention, Store, StoreError},
+    store::{Contents, Log, Retention, Store, StoreError},
     systemd::{Given, Manager, Sockets, SocketsError},
 };
 
@@ -221,9 +221,12 @@ pub async fn bind_given(config: Config, mut sockets: Sockets) -> Result<Bound, S
         kept: config.events_kept,
         max_age: config.events_max_age,
     };
-    let (events, machines) = match &config.data_dir {
+    let (events, audit, machines) = match &config.data_dir {
         Some(path) => open_store(path.clone(), retention).await?,
-        None => (EventLog::new(config.events_kept), Vec::new()),
+        None => {
+            let log = || EventLog::new(config.events_kept);
+            (log(), log(), Vec::new())
+        }
     };
     let metrics = match &config.metrics {
         Some(endpoint) => {
@@ -246,7 +249,7 @@ pub async fn bind_given(config: Config, mut sockets: Sockets) -> Result<Bound, S
         info!(endpoint = %one.endpoint, "listening");
         listeners.push(listener);
     }
-    let daemon = Daemon::with_config(host, host_memory, &config, access, events);
+    let daemon = Daemon::with_config(host, host_memory, &config, access, events, audit);
     recovery::recover(&daemon, machines);
     Ok(Bound {
         daemon,
@@ -339,6 +342,8 @@ impl Bound {
         if timeout(DRAIN, drained).await.is_err() {
             warn!("some clients do not take what was sent to them; they are cut off");
         }
+        // What was answered until now is in the audit trail, and that in the store.
+        daemon.close().await;
         drop(files);
         info!("ended");
         Ok(result?)
@@ -365,16 +370,18 @@ async fn routes(daemon: &Arc<Daemon>) -> Result<(HealthReporter, Routes), ServeE
     Ok((health, routes))
 }
 
-/// The log that is in the data directory, and the machines there.
+/// The log and the audit trail that are in the data directory, and the machines there.
 async fn open_store(
     path: PathBuf,
     retention: Retention,
-) -> Result<(EventLog, Vec<recovery::Recovered>), ServeError> {
+) -> Result<(EventLog, EventLog, Vec<recovery::Recovered>), ServeError> {
     let open = move || {
-        let (store, Contents { machines, newest }) = Store::open(&path, retention, WINDOW)?;
+        let (store, Contents { machines, newest }) = Store::open(&path, retention, MAX_WAITING)?;
         let machines = recovery::read(&path, machines)?;
         info!(machines = machines.len(), newest, "the store is open");
-        Ok((EventLog::stored_in(store, newest), machines))
+        let store = Arc::new(store);
+        let log = |log| EventLog::stored_in(store.clone(), log);
+        Ok((log(Log::Events), log(Log::Audit), machines))
     };
     task::spawn_blocking(open).await?
 }

@@ -299,6 +299,34 @@ async fn paths_lead_nowhere_but_into_the_roots() {
 
 #[tokio::test]
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn a_request_id_is_its_callers_own() {
+    let Some(daemon) = start().await else { return };
+    let create = ["create", "a", "--memory", "1M", "--paused"];
+    may(
+        &daemon,
+        ADMIN,
+        &[&["--request-id", "one"], &create[..]].concat(),
+    )
+    .await;
+    // Another call with the same id is refused to the same caller alone.
+    let cont = ["--request-id", "one", "cont", "a"];
+    may_not(&daemon, ADMIN, &cont, "request_id").await;
+    may(&daemon, OPERATOR, &cont).await;
+    may(&daemon, OPERATOR, &["stop", "a"]).await;
+    let state = async || {
+        let client = daemon.client().await;
+        client.get("a").await.unwrap().status.unwrap().state()
+    };
+    // A repeat changes nothing; the same call of another caller is served.
+    may(&daemon, OPERATOR, &cont).await;
+    assert_eq!(state().await, v1::RunState::Paused);
+    let client = daemon.client().await.with_request_id("one");
+    soon("cont", client.cont("a")).await.unwrap();
+    assert_eq!(state().await, v1::RunState::Running);
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn a_reload_changes_what_it_can_and_a_bad_file_changes_nothing() {
     let Some(daemon) = start().await else { return };
     may(&daemon, VIEWER, &["ls"]).await;

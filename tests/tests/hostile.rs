@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::task::JoinHandle;
@@ -251,6 +251,39 @@ async fn a_guest_that_writes_most_ports() {
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn a_guest_that_writes_all_ports() {
     every_port(Hostile::AllPorts).await;
+}
+
+/// More events than a guest causes in a second, about 8, once its burst is over.
+const EVENTS_PER_SECOND: f64 = 10.0;
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn guests_that_flood_the_log_leave_the_others_their_history() {
+    for guest in [Hostile::Storm, Hostile::ResetStorm] {
+        let street = Street::new().await;
+        street.enemy(guest, unending()).await;
+        street.daemon.logged("its vCPUs are held back", 1).await;
+        let newest = street.client.get("enemy").await.unwrap();
+        let newest = newest.status.unwrap().seq;
+        let events = street.client.watch_events(newest, None, false).await;
+        let mut events = events.unwrap();
+        let mut times = Vec::new();
+        while times.len() < 24 {
+            let event = soon("an event", events.next()).await.unwrap().unwrap();
+            times.push(SystemTime::try_from(event.time.unwrap()).unwrap());
+        }
+        // The first may have been under way.
+        let (count, times) = (20, &times[3..]);
+        let took = times[count].duration_since(times[0]).unwrap();
+        let rate = count as f64 / took.as_secs_f64();
+        assert!(
+            rate < EVENTS_PER_SECOND,
+            "{guest:?}: {rate} events a second"
+        );
+        // It is slow, not stuck, and obeys as before.
+        street.drive(2).await;
+        street.leave().await;
+    }
 }
 
 /// Goes on until the guest has been through all of them: its S4 tells.

@@ -236,6 +236,77 @@ async fn what_was_answered_is_there_after_a_kill() {
     assert!(expected.len() > 5, "{expected:?}");
 }
 
+/// What `vmctl` shows of the audit trail after `since`: number, method and code.
+async fn trail(daemon: &Daemon, since: &str) -> Vec<(u64, String, String)> {
+    let arguments = ["-o", "json", "events", "--audit", "--since", since];
+    let output = daemon.vmctl(&arguments).await;
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let read = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| event["data"][name].as_str().unwrap().to_owned();
+        (event["seq"].as_u64().unwrap(), text("method"), text("code"))
+    };
+    text.lines().map(read).collect()
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn a_call_that_was_answered_is_in_the_trail_after_a_kill() {
+    let data = tempdir().unwrap();
+    let mut before = Vec::new();
+    for round in 0..3 {
+        let daemon = Daemon::start_on(data.path(), &[]).await;
+        assert_eq!(trail(&daemon, "0").await, before, "round {round}");
+        let client = daemon.client().await;
+        let name = format!("r{round}");
+        soon("create", client.create(small(&name))).await.unwrap();
+        let known = before.len() + 1;
+        let again = refusal(soon("create", client.create(small(&name))).await);
+        assert_eq!(again.code, Code::AlreadyExists);
+        // Nothing is between the answer and the end.
+        match round {
+            0 | 1 => daemon.killed().await,
+            _ => daemon.terminated().await,
+        }
+
+        let daemon = Daemon::start_on(data.path(), &[]).await;
+        let rest = trail(&daemon, &known.to_string()).await;
+        let seq = known as u64 + 1;
+        let expected = (seq, "CreateVm".to_owned(), "ALREADY_EXISTS".to_owned());
+        assert_eq!(rest, [expected], "round {round}");
+        before = trail(&daemon, "0").await;
+        let seqs: Vec<_> = before.iter().map(|(seq, ..)| *seq).collect();
+        let expected: Vec<_> = (1..=seq).collect();
+        assert_eq!(seqs, expected, "no holes");
+        daemon.killed().await;
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn no_answer_goes_out_before_the_trail_is_stored() {
+    let data = tempdir().unwrap();
+    let directory = data.path().to_str().unwrap();
+    let daemon = Daemon::start_logging("info,vmd::audit=debug", &["--data-dir", directory]).await;
+    // Nobody else can write while this lasts, which is shorter than the daemon waits for it.
+    let other = rusqlite::Connection::open(data.path().join("vmd.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let client = daemon.client().await;
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.stop("nobody").await }
+    });
+    daemon.logged("called", 1).await;
+    // On the same connection: an answer from before would have come before this one's.
+    soon("list", client.list()).await.unwrap();
+    assert!(!call.is_finished(), "it is answered, and not in the trail");
+    other.execute_batch("COMMIT").unwrap();
+    let refused = refusal(soon("stop", call).await.unwrap());
+    assert_eq!(refused.code, Code::NotFound);
+    assert_eq!(trail(&daemon, "0").await.len(), 1);
+}
+
 #[tokio::test]
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn as_many_events_are_kept_as_it_was_told() {
@@ -308,7 +379,7 @@ async fn a_store_that_is_not_sound_is_refused_and_left_alone() {
         damaged
     };
     for (content, says) in [
-        (newer, "its version is 9, this vmd knows versions up to 2"),
+        (newer, "its version is 9, this vmd knows versions up to "),
         (damaged, "damaged: "),
         (whole[..whole.len() / 2].to_vec(), "damaged: "),
         (b"not a database".to_vec(), "not a store of vmd"),

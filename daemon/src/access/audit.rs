@@ -1,7 +1,8 @@
 //! The audit trail: each call that changes something, or was to, with who called, and what came of it.
 //!
 //! It is a log of its own, numbered without holes as that of the machines' events is: what strangers try must not push
-//! those out, and those have no holes for who may not read this one.
+//! those out, and those have no holes for who may not read this one. With a store it is there, and a call is in it before
+//! its answer goes out.
 
 use std::{
     pin::Pin,
@@ -34,8 +35,7 @@ pub(super) struct Attempt {
     caller: Caller,
     method: String,
     named: Named,
-    /// Until it is answered: that nobody waited for the answer.
-    code: Code,
+    recorded: bool,
 }
 
 impl Attempt {
@@ -45,21 +45,23 @@ impl Attempt {
             caller,
             method: method.to_owned(),
             named,
-            code: Code::Cancelled,
+            recorded: false,
         }
     }
 
-    /// It was answered with `code`.
-    pub(super) fn done(mut self, code: Code) {
-        self.code = code;
+    /// It is to be answered with `code`. When this returns it is in the trail, and stored.
+    pub(super) async fn done(mut self, code: Code) {
+        let seq = self.record(code);
+        // What was done is done: while the store does not work, the answer goes out and the trail waits.
+        let _ = self.daemon.audit.stored(seq).await;
     }
-}
 
-impl Drop for Attempt {
-    fn drop(&mut self) {
+    /// Puts it into the trail; returns its number there.
+    fn record(&mut self, code: Code) -> u64 {
+        self.recorded = true;
         let Caller { peer, role } = &self.caller;
         let machine = self.named.name();
-        let (method, code) = (&self.method, self.code);
+        let method = &self.method;
         if matches!(code, Code::PermissionDenied | Code::Unauthenticated) {
             warn!(target: "vmd::audit", method, machine, %peer, ?code, "refused");
         } else {
@@ -79,7 +81,16 @@ impl Drop for Attempt {
             kind: Some(event::Kind::Audit(audit)),
             ..Event::default()
         };
-        self.daemon.audit.append(event, |_| None);
+        self.daemon.audit.append(event, |_| None)
+    }
+}
+
+impl Drop for Attempt {
+    /// Nobody waited for the answer.
+    fn drop(&mut self) {
+        if !self.recorded {
+            self.record(Code::Cancelled);
+        }
     }
 }
 

@@ -87,7 +87,7 @@ where
         match refusal {
             Some(refusal) => Box::pin(async move {
                 named.known(request.into_body()).await;
-                attempt.done(refusal.code());
+                attempt.done(refusal.code()).await;
                 Ok(refusal.into_http())
             }),
             None => {
@@ -96,7 +96,7 @@ where
                 let answer = self.inner.call(request);
                 Box::pin(async move {
                     let answer = answer.await;
-                    attempt.done(code(&answer));
+                    attempt.done(code(&answer)).await;
                     answer
                 })
             }

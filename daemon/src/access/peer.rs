@@ -76,6 +76,20 @@ impl Peer {
         Self::Certificate { address, names }
     }
 
+    /// Who it is, from one connection to the next. Who comes without TLS is not told apart.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::Unix { uid, .. } => format!("uid {uid}"),
+            Self::Plaintext { .. } => "plaintext".to_owned(),
+            Self::Certificate { names, .. } => {
+                // A renewed certificate may have them in another order.
+                let mut names: Vec<_> = names.iter().map(String::as_str).collect();
+                names.sort_unstable();
+                format!("certificate {}", names.join(" "))
+            }
+        }
+    }
+
     /// As the audit trail has it.
     pub(super) fn caller(&self) -> v1::event::Caller {
         let mut caller = v1::event::Caller::default();
@@ -121,4 +135,31 @@ fn groups_of(uid: Uid, gid: Gid) -> Vec<Gid> {
         warn!(%uid, %error, "the user's groups cannot be told");
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_outlives_the_connection() {
+        let unix = |uid, pid| Peer::Unix {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(uid),
+            groups: Vec::new(),
+            pid: Some(pid),
+        };
+        assert_eq!(unix(7, 1).identity(), unix(7, 2).identity());
+        assert_ne!(unix(7, 1).identity(), unix(8, 1).identity());
+
+        let certificate = |port, names: &[&str]| Peer::Certificate {
+            address: ([127, 0, 0, 1], port).into(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let first = certificate(1, &["a", "b"]).identity();
+        assert_eq!(first, certificate(2, &["b", "a"]).identity());
+        for other in [certificate(1, &["a"]), certificate(1, &["a", "c"])] {
+            assert_ne!(first, other.identity());
+        }
+    }
 }

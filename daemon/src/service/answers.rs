@@ -1,10 +1,11 @@
-//! The answers to calls that had a request id, for those who repeat them.
+//! The answers to calls that had a request id, for those who repeat them. An id is its caller's own: two callers who use
+//! the same have nothing to do with each other.
 //!
 //! ```text
-//!   claim(id) -> First: serve it, then finish ----> kept, if it was served, until too many or too old
-//!             -> UnderWay: wait for the first's answer          \--> forgotten, if it was refused: nothing has changed
-//!             -> Answered: the first's answer
-//!             -> Reused: the id is another call's
+//!   claim(key) -> First: serve it, then finish ----> kept, if it was served, until too many or too old
+//!              -> UnderWay: wait for the first's answer         \--> forgotten, if it was refused: nothing has changed
+//!              -> Answered: the first's answer
+//!              -> Reused: the id is another call's
 //! ```
 //! With a store they outlive the daemon: an answer is stored before it is given.
 
@@ -22,7 +23,7 @@ use crate::{
     event_log::EventLog,
     store::{
         Unavailable,
-        answers::{self, Answer},
+        answers::{self, Answer, Key},
     },
 };
 
@@ -55,12 +56,12 @@ pub(super) struct Answers {
 
 #[derive(Default)]
 struct Inner {
-    calls: HashMap<String, State>,
-    /// The ids of answers, oldest first, and when they came.
-    kept: VecDeque<(SystemTime, String)>,
+    calls: HashMap<Key, State>,
+    /// Which there are answers to, oldest first, and when they came.
+    kept: VecDeque<(SystemTime, Key)>,
     bytes: usize,
-    /// Ids that are still in the store.
-    forgotten: Vec<String>,
+    /// Those that are still in the store.
+    forgotten: Vec<Key>,
 }
 
 enum State {
@@ -68,7 +69,7 @@ enum State {
     Answered(Call, Arc<[u8]>),
 }
 
-/// What is known of an id.
+/// What is known of a call.
 pub(super) enum Claim {
     /// Nothing: the call is to be served.
     First(Ticket),
@@ -83,7 +84,7 @@ pub(super) enum Claim {
 /// The right to serve a call.
 pub(super) struct Ticket {
     answers: Arc<Answers>,
-    id: String,
+    key: Key,
     done: watch::Sender<Option<Outcome>>,
 }
 
@@ -109,11 +110,11 @@ impl Answers {
         self.restored.get_or_try_init(read).await.copied()
     }
 
-    /// Looks up `id`, and takes it if it is free.
-    pub(super) fn claim(self: &Arc<Self>, id: &str, call: Call) -> Claim {
+    /// Looks up `key`, and takes it if it is free.
+    pub(super) fn claim(self: &Arc<Self>, key: Key, call: Call) -> Claim {
         let mut inner = self.lock();
         inner.evict(SystemTime::now());
-        match inner.calls.get(id) {
+        match inner.calls.get(&key) {
             Some(State::UnderWay(first, _) | State::Answered(first, _)) if *first != call => {
                 Claim::Reused
             }
@@ -122,10 +123,10 @@ impl Answers {
             None => {
                 let (done, outcome) = watch::channel(None);
                 let state = State::UnderWay(call, outcome);
-                inner.calls.insert(id.to_owned(), state);
+                inner.calls.insert(key.clone(), state);
                 Claim::First(Ticket {
                     answers: self.clone(),
-                    id: id.to_owned(),
+                    key,
                     done,
                 })
             }
@@ -133,10 +134,10 @@ impl Answers {
     }
 
     /// Keeps the answer to a call that is under way.
-    async fn keep(&self, id: &str, answer: Arc<[u8]>) {
+    async fn keep(&self, key: &Key, answer: Arc<[u8]>) {
         let (answer, forgotten) = {
             let mut inner = self.lock();
-            let Some(answer) = inner.keep(id, answer) else {
+            let Some(answer) = inner.keep(key, answer) else {
                 return;
             };
             (answer, std::mem::take(&mut inner.forgotten))
@@ -150,7 +151,7 @@ impl Answers {
         });
         // What it answers is stored: only a repeat at a later daemon will be a new call.
         if let Err(error) = put.await {
-            warn!(id, %error, "the answer to a call with a request id is not stored");
+            warn!(id = key.id, %error, "the answer to a call with a request id is not stored");
         }
     }
 
@@ -163,7 +164,7 @@ impl Ticket {
     /// The call was served, or refused: whoever waits gets that.
     pub(super) async fn finish(self, outcome: Outcome) {
         if let Ok(answer) = &outcome {
-            self.answers.keep(&self.id, answer.clone()).await;
+            self.answers.keep(&self.key, answer.clone()).await;
         }
         self.done.send_replace(Some(outcome));
     }
@@ -173,27 +174,27 @@ impl Drop for Ticket {
     /// The id of a call that was not served is free.
     fn drop(&mut self) {
         let mut inner = self.answers.lock();
-        if let Some(State::UnderWay(..)) = inner.calls.get(&self.id) {
-            inner.calls.remove(&self.id);
+        if let Some(State::UnderWay(..)) = inner.calls.get(&self.key) {
+            inner.calls.remove(&self.key);
         }
     }
 }
 
 impl Inner {
     /// Keeps the answer to a call that is under way; returns it as the store has it.
-    fn keep(&mut self, id: &str, answer: Arc<[u8]>) -> Option<Answer> {
-        let Some(State::UnderWay(call, _)) = self.calls.remove(id) else {
+    fn keep(&mut self, key: &Key, answer: Arc<[u8]>) -> Option<Answer> {
+        let Some(State::UnderWay(call, _)) = self.calls.remove(key) else {
             return None;
         };
         let now = SystemTime::now();
         let stored = Answer {
-            id: id.to_owned(),
+            key: key.clone(),
             time: now,
             method: call.method.clone(),
             request: call.request.clone(),
             answer: answer.to_vec(),
         };
-        self.insert(now, id.to_owned(), call, answer);
+        self.insert(now, key.clone(), call, answer);
         self.evict(now);
         Some(stored)
     }
@@ -201,21 +202,21 @@ impl Inner {
     fn restore(&mut self, stored: Vec<Answer>) {
         for answer in stored {
             let Answer {
-                id,
+                key,
                 time,
                 method,
                 request,
                 answer,
             } = answer;
-            self.insert(time, id, Call { method, request }, answer.into());
+            self.insert(time, key, Call { method, request }, answer.into());
         }
         self.evict(SystemTime::now());
     }
 
-    fn insert(&mut self, time: SystemTime, id: String, call: Call, answer: Arc<[u8]>) {
-        self.bytes += size(&id, &call, &answer);
-        self.kept.push_back((time, id.clone()));
-        self.calls.insert(id, State::Answered(call, answer));
+    fn insert(&mut self, time: SystemTime, key: Key, call: Call, answer: Arc<[u8]>) {
+        self.bytes += size(&key, &call, &answer);
+        self.kept.push_back((time, key.clone()));
+        self.calls.insert(key, State::Answered(call, answer));
     }
 
     /// Forgets what is too much, or too old.
@@ -227,24 +228,24 @@ impl Inner {
         };
         while let Some((since, _)) = self.kept.front()
             && (self.kept.len() > MAX_ANSWERS || self.bytes > MAX_BYTES || is_old(*since))
-            && let Some((_, id)) = self.kept.pop_front()
+            && let Some((_, key)) = self.kept.pop_front()
         {
-            if let Some(State::Answered(call, answer)) = self.calls.remove(&id) {
-                self.bytes -= size(&id, &call, &answer);
-                self.forgotten.push(id);
+            if let Some(State::Answered(call, answer)) = self.calls.remove(&key) {
+                self.bytes -= size(&key, &call, &answer);
+                self.forgotten.push(key);
             }
         }
     }
 }
 
-fn size(id: &str, call: &Call, answer: &[u8]) -> usize {
-    id.len() + call.request.len() + answer.len()
+fn size(key: &Key, call: &Call, answer: &[u8]) -> usize {
+    key.caller.len() + key.id.len() + call.request.len() + answer.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Retention, Store};
+    use crate::store::{Log, Retention, Store};
 
     fn call(request: &str) -> Call {
         Call {
@@ -253,8 +254,15 @@ mod tests {
         }
     }
 
+    fn key(id: &str) -> Key {
+        Key {
+            caller: "uid 0".to_owned(),
+            id: id.to_owned(),
+        }
+    }
+
     fn first(answers: &Arc<Answers>, id: &str, request: &str) -> Ticket {
-        match answers.claim(id, call(request)) {
+        match answers.claim(key(id), call(request)) {
             Claim::First(ticket) => ticket,
             _ => panic!("{id} is known"),
         }
@@ -273,7 +281,7 @@ mod tests {
         let answers = in_memory();
         answer(&answers, "a", b"done").await;
         for _ in 0..2 {
-            let Claim::Answered(answer) = answers.claim("a", call("r")) else {
+            let Claim::Answered(answer) = answers.claim(key("a"), call("r")) else {
                 panic!("not answered");
             };
             assert_eq!(&answer[..], b"done");
@@ -283,9 +291,30 @@ mod tests {
             ..call("r")
         };
         for reused in [call("q"), other] {
-            assert!(matches!(answers.claim("a", reused), Claim::Reused));
+            assert!(matches!(answers.claim(key("a"), reused), Claim::Reused));
         }
         first(&answers, "b", "q");
+    }
+
+    #[tokio::test]
+    async fn an_id_is_its_callers_own() {
+        let answers = in_memory();
+        let other = Key {
+            caller: "uid 1".to_owned(),
+            ..key("a")
+        };
+        let under_way = first(&answers, "a", "r");
+        let Claim::First(others) = answers.claim(other.clone(), call("r")) else {
+            panic!("it waits for another caller's");
+        };
+        under_way.finish(Ok(Arc::from(*b"mine"))).await;
+        others.finish(Ok(Arc::from(*b"theirs"))).await;
+        for (key, expected) in [(key("a"), &b"mine"[..]), (other, b"theirs")] {
+            let Claim::Answered(answer) = answers.claim(key.clone(), call("r")) else {
+                panic!("{key:?} is not answered");
+            };
+            assert_eq!(&answer[..], expected, "{key:?}");
+        }
     }
 
     #[tokio::test]
@@ -293,8 +322,8 @@ mod tests {
         let answers = in_memory();
         for outcome in [Err(Refusal::not_found("gone")), Ok(Arc::from(*b"done"))] {
             let ticket = first(&answers, "a", "r");
-            assert!(matches!(answers.claim("a", call("q")), Claim::Reused));
-            let Claim::UnderWay(mut repeat) = answers.claim("a", call("r")) else {
+            assert!(matches!(answers.claim(key("a"), call("q")), Claim::Reused));
+            let Claim::UnderWay(mut repeat) = answers.claim(key("a"), call("r")) else {
                 panic!("not under way");
             };
             assert!(!repeat.has_changed().unwrap());
@@ -312,7 +341,7 @@ mod tests {
             .finish(Err(Refusal::not_found("gone")))
             .await;
         let given_up = first(&answers, "a", "q");
-        let Claim::UnderWay(mut repeat) = answers.claim("a", call("q")) else {
+        let Claim::UnderWay(mut repeat) = answers.claim(key("a"), call("q")) else {
             panic!("not under way");
         };
         drop(given_up);
@@ -329,7 +358,10 @@ mod tests {
         }
         assert_eq!(answers.lock().calls.len(), MAX_ANSWERS);
         first(&answers, "9", "r");
-        assert!(matches!(answers.claim("10", call("r")), Claim::Answered(_)));
+        assert!(matches!(
+            answers.claim(key("10"), call("r")),
+            Claim::Answered(_)
+        ));
 
         let answers = in_memory();
         let large = vec![0; MAX_BYTES / 3];
@@ -337,7 +369,10 @@ mod tests {
             answer(&answers, id, &large).await;
         }
         assert!(answers.lock().calls.len() < 4 && answers.lock().bytes <= MAX_BYTES);
-        assert!(matches!(answers.claim("d", call("r")), Claim::Answered(_)));
+        assert!(matches!(
+            answers.claim(key("d"), call("r")),
+            Claim::Answered(_)
+        ));
         first(&answers, "a", "r");
 
         let mut inner = answers.lock();
@@ -358,7 +393,7 @@ mod tests {
                 max_age: None,
             };
             let (store, _) = Store::open(directory.path(), retention, 10).unwrap();
-            let events = Arc::new(EventLog::stored_in(store, 0));
+            let events = Arc::new(EventLog::stored_in(Arc::new(store), Log::Events));
             let answers = Arc::new(Answers::new(events.clone()));
             answers.restore().await.unwrap();
             (answers, events)
@@ -374,8 +409,8 @@ mod tests {
 
         let (answers, _events) = open().await;
         first(&answers, "a", "r");
-        assert!(matches!(answers.claim("c", call("q")), Claim::Reused));
-        let Claim::Answered(found) = answers.claim("c", call("r")) else {
+        assert!(matches!(answers.claim(key("c"), call("q")), Claim::Reused));
+        let Claim::Answered(found) = answers.claim(key("c"), call("r")) else {
             panic!("not answered");
         };
         assert_eq!(&found[..], b"so");

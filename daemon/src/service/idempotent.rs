@@ -15,7 +15,7 @@ use super::{
     answers::{Answers, Call, Claim, Outcome},
     errors::{self, invalid_field},
 };
-use crate::Daemon;
+use crate::{Daemon, access::Caller, store::answers::Key};
 
 /// Longest request id, in characters.
 const MAX_ID: usize = 128;
@@ -35,7 +35,7 @@ impl Service {
         }
     }
 
-    /// Has `serve` serve the request, unless one with this id was served already.
+    /// Has `serve` serve the request, unless one of this caller's with this id was served already.
     async fn once<Q, A, F>(
         &self,
         method: &'static str,
@@ -64,7 +64,11 @@ impl Service {
             method: method.to_owned(),
             request: request.get_ref().encode_to_vec(),
         };
-        let outcome: Outcome = match self.answers.claim(&id, call) {
+        // Whoever comes another way than through the guard is one.
+        let caller = request.extensions().get::<Caller>();
+        let caller = caller.map_or_else(String::new, |caller| caller.peer.identity());
+        let key = Key { caller, id };
+        let outcome: Outcome = match self.answers.claim(key.clone(), call) {
             Claim::First(ticket) => {
                 let served = serve(calls, request);
                 let task = async move {
@@ -84,7 +88,7 @@ impl Service {
                 Err(_) => Err(lost(method)),
             },
             Claim::Answered(answer) => Ok(answer),
-            Claim::Reused => Err(errors::request_id_reused(&id)),
+            Claim::Reused => Err(errors::request_id_reused(&key.id)),
         };
         let answer = A::decode(&*outcome?);
         let answer = answer.map_err(|error| errors::internal(method, &error.to_string()))?;

@@ -4,11 +4,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
+/// Which call with a request id it was: ids are the caller's own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// Who called.
+    pub(crate) caller: String,
+    /// The request id.
+    pub(crate) id: String,
+}
+
 /// The answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The call's request id.
-    pub(crate) id: String,
+    /// Which it was.
+    pub(crate) key: Key,
     /// When it was answered.
     pub(crate) time: SystemTime,
     /// Which call it was.
@@ -24,40 +33,46 @@ pub(crate) fn insert(connection: &Connection, answer: &Answer) -> rusqlite::Resu
     let since = answer.time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let nanos = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(
-        "INSERT OR REPLACE INTO answers (id, time, method, request, answer) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO answers (caller, id, time, method, request, answer)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     let Answer {
-        id,
+        key: Key { caller, id },
         method,
         request,
         answer,
         ..
     } = answer;
-    statement.execute((id, nanos, method, request, answer))?;
+    statement.execute((caller, id, nanos, method, request, answer))?;
     Ok(())
 }
 
 /// Forgets the answers to these calls.
-pub(crate) fn forget(connection: &Connection, ids: &[String]) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("DELETE FROM answers WHERE id = ?1")?;
-    for id in ids {
-        statement.execute([id])?;
+pub(crate) fn forget(connection: &Connection, keys: &[Key]) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached("DELETE FROM answers WHERE caller = ?1 AND id = ?2")?;
+    for Key { caller, id } in keys {
+        statement.execute((caller, id))?;
     }
     Ok(())
 }
 
 /// All of them, oldest first.
 pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Vec<Answer>> {
-    let mut statement = connection
-        .prepare("SELECT id, time, method, request, answer FROM answers ORDER BY time, rowid")?;
+    let mut statement = connection.prepare(
+        "SELECT caller, id, time, method, request, answer FROM answers ORDER BY time, rowid",
+    )?;
     let rows = statement.query_map((), |row| {
-        let nanos: i64 = row.get(1)?;
+        let nanos: i64 = row.get(2)?;
         Ok(Answer {
-            id: row.get(0)?,
+            key: Key {
+                caller: row.get(0)?,
+                id: row.get(1)?,
+            },
             time: UNIX_EPOCH + Duration::from_nanos(nanos.unsigned_abs()),
-            method: row.get(2)?,
-            request: row.get(3)?,
-            answer: row.get(4)?,
+            method: row.get(3)?,
+            request: row.get(4)?,
+            answer: row.get(5)?,
         })
     })?;
     rows.collect()

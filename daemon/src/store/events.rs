@@ -1,4 +1,4 @@
-//! The table of events.
+//! The tables of events, one for each log.
 
 use std::{
     sync::Arc,
@@ -9,17 +9,19 @@ use prost::Message;
 use rusqlite::{Connection, OptionalExtension, types::Type};
 use vmd_proto::v1::Event;
 
-use super::Retention;
+use super::{Retention, log::Log};
 
 /// Adds an event. One whose commit failed may be there all the same.
-pub(super) fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
+pub(super) fn insert(connection: &Connection, log: Log, event: &Event) -> rusqlite::Result<()> {
     let time = event.time.unwrap_or_default();
     let time = time
         .seconds
         .saturating_mul(1_000_000_000)
         .saturating_add(time.nanos.into());
-    let mut statement = connection
-        .prepare_cached("INSERT OR REPLACE INTO events (seq, time, event) VALUES (?1, ?2, ?3)")?;
+    let mut statement = connection.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO {} (seq, time, event) VALUES (?1, ?2, ?3)",
+        log.table()
+    ))?;
     statement.execute((seq(event.seq), time, event.encode_to_vec()))?;
     Ok(())
 }
@@ -27,13 +29,15 @@ pub(super) fn insert(connection: &Connection, event: &Event) -> rusqlite::Result
 /// Those after `after_seq` up to `last_seq`, oldest first, `limit` at most.
 pub(super) fn read(
     connection: &Connection,
+    log: Log,
     after_seq: u64,
     last_seq: u64,
     limit: usize,
 ) -> rusqlite::Result<Vec<Arc<Event>>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT event FROM events WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
-    )?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT event FROM {} WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
+        log.table()
+    ))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map((seq(after_seq), seq(last_seq), limit), |row| {
         let bytes = row.get_ref(0)?.as_blob()?;
@@ -44,15 +48,18 @@ pub(super) fn read(
 }
 
 /// The oldest number, and the newest; 1 and 0 if there are none.
-pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let mut statement = connection
-        .prepare_cached("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events")?;
+pub(super) fn bounds(connection: &Connection, log: Log) -> rusqlite::Result<(u64, u64)> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM {}",
+        log.table()
+    ))?;
     statement.query_row((), |row| Ok((number(row.get(0)?), number(row.get(1)?))))
 }
 
 /// Forgets those before `first_seq`.
-pub(super) fn forget(connection: &Connection, first_seq: u64) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("DELETE FROM events WHERE seq < ?1")?;
+pub(super) fn forget(connection: &Connection, log: Log, first_seq: u64) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached(&format!("DELETE FROM {} WHERE seq < ?1", log.table()))?;
     statement.execute([seq(first_seq)])?;
     Ok(())
 }
@@ -60,22 +67,25 @@ pub(super) fn forget(connection: &Connection, first_seq: u64) -> rusqlite::Resul
 /// Forgets what need not be kept; the newest is, so that its number is not given again.
 pub(super) fn prune(
     connection: &Connection,
+    log: Log,
     retention: Retention,
     now: SystemTime,
 ) -> rusqlite::Result<()> {
-    let (oldest, newest) = bounds(connection)?;
+    let (oldest, newest) = bounds(connection, log)?;
     let kept = u64::try_from(retention.kept).unwrap_or(u64::MAX).max(1);
     let mut first = oldest.max((newest + 1).saturating_sub(kept));
     if let Some(age) = retention.max_age {
-        let mut statement = connection
-            .prepare_cached("SELECT seq FROM events WHERE time >= ?1 ORDER BY seq LIMIT 1")?;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT seq FROM {} WHERE time >= ?1 ORDER BY seq LIMIT 1",
+            log.table()
+        ))?;
         let young: Option<i64> = statement
             .query_row([nanos(now.checked_sub(age))], |row| row.get(0))
             .optional()?;
         first = first.max(young.map_or(newest, number));
     }
     if first > oldest {
-        forget(connection, first)?;
+        forget(connection, log, first)?;
     }
     Ok(())
 }
@@ -83,15 +93,17 @@ pub(super) fn prune(
 /// When the next event will be too old: not before this much time from `now`. `None` if none will be.
 pub(super) fn next_prune(
     connection: &Connection,
+    log: Log,
     retention: Retention,
     now: SystemTime,
 ) -> rusqlite::Result<Option<Duration>> {
     let Some(age) = retention.max_age else {
         return Ok(None);
     };
-    let mut statement = connection.prepare_cached(
-        "SELECT time FROM events WHERE seq < (SELECT max(seq) FROM events) ORDER BY seq LIMIT 1",
-    )?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT time FROM {table} WHERE seq < (SELECT max(seq) FROM {table}) ORDER BY seq LIMIT 1",
+        table = log.table()
+    ))?;
     let oldest: Option<i64> = statement.query_row((), |row| row.get(0)).optional()?;
     Ok(oldest.map(|time| {
         let time = UNIX_EPOCH + Duration::from_nanos(number(time));

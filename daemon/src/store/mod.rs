@@ -1,4 +1,4 @@
-//! The durable store: machines and events, in one SQLite database in the data directory.
+//! The durable store: machines, events and the audit trail, in one SQLite database in the data directory.
 //!
 //! ```text
 //!   EventLog::append --> queue --> writer thread: all that waits, in one transaction --> vmd.db
@@ -16,6 +16,7 @@
 //! | `schema` | opening: what is refused, the versions and how one becomes the next |
 //! | `queue` | what waits for the writer, and how it is doing |
 //! | `writer` | the thread that owns the connection |
+//! | `log` | which logs there are: events, audit trail |
 //! | `machines`, `events`, `answers` | the tables |
 //!
 //! To add a table: a step in `schema::MIGRATIONS`, a file with its statements, and calls of [`Store::transact`], which is
@@ -23,6 +24,7 @@
 
 pub(crate) mod answers;
 mod events;
+mod log;
 mod machines;
 mod queue;
 mod schema;
@@ -44,10 +46,11 @@ use tokio::{
 };
 use vmd_proto::v1::{Event, Vm};
 
-pub(crate) use self::queue::Watermark;
 pub use self::queue::{Change, What};
+pub(crate) use self::{log::Log, queue::Watermark};
 use self::{
-    queue::{Shared, Work},
+    log::PerLog,
+    queue::{Kept, Shared, Work},
     writer::Writer,
 };
 
@@ -190,7 +193,7 @@ impl Unavailable {
 pub struct Contents {
     /// The machines, each with its last status.
     pub machines: Vec<Vm>,
-    /// The newest event's number; 0 if there was none.
+    /// The newest event's number; 0 if there was none. The audit trail has its own.
     pub newest: u64,
 }
 
@@ -215,19 +218,20 @@ impl Store {
             path: path.clone(),
             source,
         };
-        let (oldest, newest) = events::bounds(&connection).map_err(failed)?;
+        let logs = PerLog::new(|log| events::bounds(&connection, log).map(Kept::new));
+        let logs = logs.map_err(failed)?;
         let contents = Contents {
             machines: machines::load(&connection).map_err(failed)?,
-            newest,
+            newest: logs.of(Log::Events).stored.get(),
         };
-        let shared = Arc::new(Shared::new(oldest, newest, waiting));
+        let shared = Arc::new(Shared::new(logs, waiting));
         let writer = Writer::new(connection, path.clone(), shared.clone(), retention);
         let writer = writer.spawn().map_err(|source| StoreError::File {
             path: path.clone(),
             source,
         })?;
         let store = Self {
-            readers: Readers::new(path.clone()),
+            readers: Readers::new(path.clone()).map_err(failed)?,
             path,
             shared,
             writer: Mutex::new(Some(writer)),
@@ -235,25 +239,25 @@ impl Store {
         Ok((store, contents))
     }
 
-    /// Hands the writer an event, whose number is the next, and what it changes.
-    pub(crate) fn append(&self, event: Arc<Event>, change: Option<Change>) {
-        self.shared.append(event, change);
+    /// Hands the writer an event of `log`, whose number is the next, and what it changes.
+    pub(crate) fn append(&self, log: Log, event: Arc<Event>, change: Option<Change>) {
+        self.shared.append(log, event, change);
     }
 
-    /// The number of the oldest event that is kept, or will be the first.
-    pub(crate) fn oldest(&self) -> u64 {
-        self.shared.oldest.load(Ordering::Acquire)
+    /// The number of the oldest event that is kept of `log`, or will be the first.
+    pub(crate) fn oldest(&self, log: Log) -> u64 {
+        self.shared.log(log).oldest.load(Ordering::Acquire)
     }
 
-    /// The number up to which all is stored.
-    pub(crate) fn watermark(&self) -> &Watermark {
-        &self.shared.stored
+    /// The number up to which all of `log` is stored.
+    pub(crate) fn watermark(&self, log: Log) -> &Watermark {
+        &self.shared.log(log).stored
     }
 
-    /// Waits until event `seq` and what it changed are stored; fails if the store does not work. Does not wait if they
-    /// are.
-    pub async fn stored(&self, seq: u64) -> Result<(), Unavailable> {
-        self.shared.stored(seq).await
+    /// Waits until event `seq` of `log` and what it changed are stored; fails if the store does not work. Does not wait
+    /// if they are.
+    pub(crate) async fn stored(&self, log: Log, seq: u64) -> Result<(), Unavailable> {
+        self.shared.stored(log, seq).await
     }
 
     /// Whether the store works, as far as is known; if it did not, it is tried again first.
@@ -285,21 +289,22 @@ impl Store {
         self.readers.read(query).await
     }
 
-    /// The events after `after_seq` up to `last_seq`, oldest first, `limit` at most.
+    /// The events of `log` after `after_seq` up to `last_seq`, oldest first, `limit` at most.
     pub(crate) async fn events(
         &self,
+        log: Log,
         after_seq: u64,
         last_seq: u64,
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, Unavailable> {
-        self.read(move |connection| events::read(connection, after_seq, last_seq, limit))
+        self.read(move |connection| events::read(connection, log, after_seq, last_seq, limit))
             .await
     }
 
     /// Ends the writer, which does what it was given if it can. Blocks.
     pub fn close(&self) {
         // The last connection that closes tidies up: the writer's.
-        lock(&self.readers.idle).clear();
+        drop(lock(&self.readers.idle).take());
         self.shared.stop();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.take() {
@@ -315,24 +320,25 @@ impl Drop for Store {
     }
 }
 
-/// Connections that only read.
+/// Connections that only read: one, and more while many read.
 struct Readers {
     path: PathBuf,
-    idle: Arc<Mutex<Vec<Connection>>>,
+    idle: Arc<Mutex<Option<Connection>>>,
     permits: Semaphore,
 }
 
-fn lock(idle: &Mutex<Vec<Connection>>) -> MutexGuard<'_, Vec<Connection>> {
+fn lock(idle: &Mutex<Option<Connection>>) -> MutexGuard<'_, Option<Connection>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Readers {
-    fn new(path: PathBuf) -> Self {
-        Self {
+    fn new(path: PathBuf) -> rusqlite::Result<Self> {
+        let first = schema::open_reader(&path)?;
+        Ok(Self {
             path,
-            idle: Arc::default(),
+            idle: Arc::new(Mutex::new(Some(first))),
             permits: Semaphore::new(READERS),
-        }
+        })
     }
 
     async fn read<T: Send + 'static>(
@@ -343,10 +349,10 @@ impl Readers {
         let _permit = self.permits.acquire().await;
         let (path, idle) = (self.path.clone(), self.idle.clone());
         let read = move || {
-            let kept = lock(&idle).pop();
+            let kept = lock(&idle).take();
             let connection = kept.map_or_else(|| schema::open_reader(&path), Ok)?;
             let answer = query(&connection)?;
-            lock(&idle).push(connection);
+            lock(&idle).get_or_insert(connection);
             Ok(answer)
         };
         match task::spawn_blocking(read).await {

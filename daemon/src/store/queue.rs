@@ -12,7 +12,10 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 use vmd_proto::v1::{Event, Vm, VmStatus};
 
-use super::Unavailable;
+use super::{
+    Unavailable,
+    log::{Log, PerLog},
+};
 
 /// A change of a machine.
 #[derive(Clone, Debug)]
@@ -82,12 +85,28 @@ impl Work {
 pub(super) struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    pub(super) stored: Watermark,
-    pub(super) oldest: AtomicU64,
+    logs: PerLog<Kept>,
     failing: AtomicBool,
     health: watch::Sender<Health>,
-    /// Events that may wait.
+    /// Events of a log that may wait.
     capacity: usize,
+}
+
+/// What is stored of a log.
+pub(super) struct Kept {
+    /// All up to this number.
+    pub(super) stored: Watermark,
+    /// The oldest number.
+    pub(super) oldest: AtomicU64,
+}
+
+impl Kept {
+    pub(super) fn new((oldest, newest): (u64, u64)) -> Self {
+        Self {
+            stored: Watermark::new(newest),
+            oldest: AtomicU64::new(oldest),
+        }
+    }
 }
 
 /// How the writer's last try went.
@@ -100,7 +119,7 @@ struct Health {
 #[derive(Default)]
 pub(super) struct Queue {
     /// Not stored yet, consecutive.
-    pub(super) events: VecDeque<Arc<Event>>,
+    pub(super) events: PerLog<VecDeque<Arc<Event>>>,
     /// By the machine's id.
     pub(super) changes: HashMap<String, What>,
     pub(super) work: Vec<Work>,
@@ -111,17 +130,18 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.changes.is_empty() && self.work.is_empty()
+        Log::ALL.iter().all(|log| self.events.of(*log).is_empty())
+            && self.changes.is_empty()
+            && self.work.is_empty()
     }
 }
 
 impl Shared {
-    pub(super) fn new(oldest: u64, newest: u64, capacity: usize) -> Self {
+    pub(super) fn new(logs: PerLog<Kept>, capacity: usize) -> Self {
         Self {
             queue: Mutex::default(),
             wake: Condvar::new(),
-            stored: Watermark::new(newest),
-            oldest: AtomicU64::new(oldest),
+            logs,
             failing: AtomicBool::new(false),
             health: watch::Sender::default(),
             capacity: capacity.max(1),
@@ -136,12 +156,17 @@ impl Shared {
         &self.wake
     }
 
-    pub(super) fn append(&self, event: Arc<Event>, change: Option<Change>) {
+    pub(super) fn log(&self, log: Log) -> &Kept {
+        self.logs.of(log)
+    }
+
+    pub(super) fn append(&self, log: Log, event: Arc<Event>, change: Option<Change>) {
         let mut queue = self.lock();
-        if queue.events.len() == self.capacity {
-            queue.events.pop_front();
+        let events = queue.events.of_mut(log);
+        if events.len() == self.capacity {
+            events.pop_front();
         }
-        queue.events.push_back(event);
+        events.push_back(event);
         if let Some(Change { id, what }) = change {
             let what = match queue.changes.remove(&id) {
                 Some(earlier) => earlier.then(what),
@@ -182,20 +207,18 @@ impl Shared {
         }
     }
 
-    /// All up to event `newest` is stored; `oldest` is the oldest kept.
-    pub(super) fn committed(&self, oldest: u64, newest: u64) {
+    /// All of `log` up to event `newest` is stored; `oldest` is the oldest kept.
+    pub(super) fn committed(&self, log: Log, oldest: u64, newest: u64) {
         let mut queue = self.lock();
-        while queue
-            .events
-            .front()
-            .is_some_and(|event| event.seq <= newest)
-        {
-            queue.events.pop_front();
+        let events = queue.events.of_mut(log);
+        while events.front().is_some_and(|event| event.seq <= newest) {
+            events.pop_front();
         }
         drop(queue);
-        self.oldest.store(oldest, Ordering::Release);
-        self.stored.raise(newest);
-        self.stored.tell(newest);
+        let kept = self.log(log);
+        kept.oldest.store(oldest, Ordering::Release);
+        kept.stored.raise(newest);
+        kept.stored.tell(newest);
     }
 
     /// Tells how the last try went; returns whether that is another way than before.
@@ -218,11 +241,12 @@ impl Shared {
         self.tried(Some(why));
     }
 
-    pub(super) async fn stored(&self, seq: u64) -> Result<(), Unavailable> {
-        if self.stored.get() >= seq {
+    pub(super) async fn stored(&self, log: Log, seq: u64) -> Result<(), Unavailable> {
+        let stored = &self.log(log).stored;
+        if stored.get() >= seq {
             return Ok(());
         }
-        let (mut stored, mut health) = (self.stored.subscribe(), self.health.subscribe());
+        let (mut stored, mut health) = (stored.subscribe(), self.health.subscribe());
         tokio::select! {
             biased;
             // The senders live as long as this.

@@ -16,7 +16,7 @@ use super::StoreError;
 const APPLICATION_ID: u32 = u32::from_be_bytes(*b"vmd1");
 
 /// What makes version N + 1 of version N; the first makes version 1 of nothing. A step that was released is never changed.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     // `vm` is a vmd.v1.Vm without its status, `status` a vmd.v1.VmStatus, `event` a vmd.v1.Event; times are nanoseconds.
     "CREATE TABLE machines (
          id TEXT PRIMARY KEY,
@@ -36,6 +36,23 @@ const MIGRATIONS: &[&str] = &[
          method TEXT NOT NULL,
          request BLOB NOT NULL,
          answer BLOB NOT NULL
+     ) STRICT;",
+    // The audit trail, as events.
+    "CREATE TABLE audit (
+         seq INTEGER PRIMARY KEY,
+         time INTEGER NOT NULL,
+         event BLOB NOT NULL
+     ) STRICT;",
+    // A request id is its caller's own. Whose the answers from before were is not known: they are nobody's.
+    "DROP TABLE answers;
+     CREATE TABLE answers (
+         caller TEXT NOT NULL,
+         id TEXT NOT NULL,
+         time INTEGER NOT NULL,
+         method TEXT NOT NULL,
+         request BLOB NOT NULL,
+         answer BLOB NOT NULL,
+         PRIMARY KEY (caller, id)
      ) STRICT;",
 ];
 

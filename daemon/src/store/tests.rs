@@ -86,7 +86,7 @@ impl Drop for Failing {
 }
 
 async fn numbers(store: &Store, after: u64, last: u64) -> Vec<u64> {
-    let events = store.events(after, last, 100).await.unwrap();
+    let events = store.events(Log::Events, after, last, 100).await.unwrap();
     events.iter().map(|event| event.seq).collect()
 }
 
@@ -96,12 +96,12 @@ async fn what_was_stored_is_there_the_next_time() {
     {
         let (store, contents) = open(&directory);
         assert_eq!((contents.newest, contents.machines.len()), (0, 0));
-        store.append(event(1), machine("1", "a", 1));
-        store.append(event(2), machine("2", "b", 2));
-        store.append(event(3), change("1", What::Status(status(3))));
-        store.stored(3).await.unwrap();
-        store.append(event(4), change("2", What::Status(status(4))));
-        assert_eq!(store.oldest(), 1);
+        store.append(Log::Events, event(1), machine("1", "a", 1));
+        store.append(Log::Events, event(2), machine("2", "b", 2));
+        store.append(Log::Events, event(3), change("1", What::Status(status(3))));
+        store.stored(Log::Events, 3).await.unwrap();
+        store.append(Log::Events, event(4), change("2", What::Status(status(4))));
+        assert_eq!(store.oldest(Log::Events), 1);
         // The last is stored as it closes.
     }
     let (store, contents) = open(&directory);
@@ -113,7 +113,7 @@ async fn what_was_stored_is_there_the_next_time() {
         .collect();
     assert_eq!(machines, [("a", 3), ("b", 4)]);
     assert_eq!(numbers(&store, 1, 3).await, [2, 3]);
-    let first = store.events(0, 4, 1).await.unwrap();
+    let first = store.events(Log::Events, 0, 4, 1).await.unwrap();
     assert_eq!((first.len(), first[0].vm_name.as_str()), (1, "vm-1"));
     assert!(!directory.path().join("vmd.db.new").exists());
     for file in fs::read_dir(directory.path()).unwrap() {
@@ -127,18 +127,18 @@ async fn a_name_may_go_from_one_machine_to_another_at_once() {
     let directory = directory();
     {
         let (store, _) = open(&directory);
-        store.append(event(1), machine("1", "a", 1));
-        store.stored(1).await.unwrap();
+        store.append(Log::Events, event(1), machine("1", "a", 1));
+        store.stored(Log::Events, 1).await.unwrap();
         let failing = Failing::new(&directory);
-        store.append(event(2), change("1", What::Deleted));
-        store.append(event(3), machine("2", "a", 3));
-        store.append(event(4), machine("3", "b", 4));
-        store.stored(4).await.unwrap_err();
-        store.append(event(5), change("3", What::Deleted));
-        store.append(event(6), change("2", What::Status(status(6))));
+        store.append(Log::Events, event(2), change("1", What::Deleted));
+        store.append(Log::Events, event(3), machine("2", "a", 3));
+        store.append(Log::Events, event(4), machine("3", "b", 4));
+        store.stored(Log::Events, 4).await.unwrap_err();
+        store.append(Log::Events, event(5), change("3", What::Deleted));
+        store.append(Log::Events, event(6), change("2", What::Status(status(6))));
         drop(failing);
         store.ready().await.unwrap();
-        store.stored(6).await.unwrap();
+        store.stored(Log::Events, 6).await.unwrap();
     }
     let machines = open(&directory).1.machines;
     assert_eq!(machines.len(), 1);
@@ -153,7 +153,7 @@ async fn a_name_may_go_from_one_machine_to_another_at_once() {
 async fn while_it_cannot_be_written_everything_waits() {
     let directory = directory();
     let (store, _) = open(&directory);
-    let log = EventLog::stored_in(store, 0);
+    let log = EventLog::stored_in(Arc::new(store), Log::Events);
     let append = || log.append(Event::default(), |_| None);
     append();
     log.stored(1).await.unwrap();
@@ -179,7 +179,7 @@ async fn while_it_cannot_be_written_everything_waits() {
 async fn what_finds_no_room_is_a_gap_that_is_told() {
     let directory = directory();
     let (store, _) = Store::open(directory.path(), KEEP_ALL, 2).unwrap();
-    let log = EventLog::stored_in(store, 0);
+    let log = EventLog::stored_in(Arc::new(store), Log::Events);
     let append = || log.append(Event::default(), |_| None);
     append();
     log.stored(1).await.unwrap();
@@ -212,11 +212,11 @@ async fn events_are_kept_by_count_and_by_age() {
     {
         let (store, _) = with(3, None);
         for seq in 1..=5 {
-            store.append(event_at(seq, old), None);
+            store.append(Log::Events, event_at(seq, old), None);
         }
-        store.stored(5).await.unwrap();
+        store.stored(Log::Events, 5).await.unwrap();
         assert_eq!(
-            (store.oldest(), numbers(&store, 0, 9).await),
+            (store.oldest(Log::Events), numbers(&store, 0, 9).await),
             (3, vec![3, 4, 5])
         );
     }
@@ -224,10 +224,45 @@ async fn events_are_kept_by_count_and_by_age() {
     assert_eq!(contents.newest, 5);
     // Those at the start are forgotten first; the newest keeps its number.
     store.transact(|_| Ok(())).await.unwrap();
-    assert_eq!((store.oldest(), numbers(&store, 0, 9).await), (5, vec![5]));
-    store.append(event(6), None);
-    store.stored(6).await.unwrap();
-    assert_eq!((store.oldest(), numbers(&store, 0, 9).await), (6, vec![6]));
+    assert_eq!(
+        (store.oldest(Log::Events), numbers(&store, 0, 9).await),
+        (5, vec![5])
+    );
+    store.append(Log::Events, event(6), None);
+    store.stored(Log::Events, 6).await.unwrap();
+    assert_eq!(
+        (store.oldest(Log::Events), numbers(&store, 0, 9).await),
+        (6, vec![6])
+    );
+}
+
+#[tokio::test]
+async fn each_log_has_its_own_numbers_and_its_own_retention() {
+    let directory = directory();
+    let keep = Retention {
+        kept: 2,
+        max_age: None,
+    };
+    {
+        let (store, _) = Store::open(directory.path(), keep, 100).unwrap();
+        for seq in 1..=5 {
+            store.append(Log::Audit, event(seq), None);
+        }
+        store.append(Log::Events, event(1), None);
+        store.stored(Log::Audit, 5).await.unwrap();
+        store.stored(Log::Events, 1).await.unwrap();
+        assert_eq!(numbers(&store, 0, 9).await, [1]);
+    }
+    let (store, contents) = Store::open(directory.path(), keep, 100).unwrap();
+    assert_eq!((contents.newest, store.oldest(Log::Events)), (1, 1));
+    let audit = EventLog::stored_in(Arc::new(store), Log::Audit);
+    assert_eq!(audit.append(Event::default(), |_| None), 6);
+    audit.stored(6).await.unwrap();
+    let lost = audit.check(3).unwrap_err();
+    assert_eq!((lost.oldest_seq, lost.newest_seq), (5, 6));
+    let read = audit.read_after(4).await.unwrap();
+    let seqs: Vec<_> = read.iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, [5, 6]);
 }
 
 #[tokio::test]
@@ -246,10 +281,10 @@ async fn others_have_tables_of_their_own() {
         c.execute("INSERT INTO requests VALUES ('x')", ())
     };
     // What fails is undone, and nothing else with it.
-    store.append(event(1), None);
+    store.append(Log::Events, event(1), None);
     let error = store.transact(both).await.unwrap_err();
     assert!(error.to_string().contains("UNIQUE"), "{error}");
-    store.stored(1).await.unwrap();
+    store.stored(Log::Events, 1).await.unwrap();
     let count = |c: &Connection| c.query_row("SELECT count(*) FROM requests", (), |r| r.get(0));
     assert_eq!(store.read::<i64>(count).await, Ok(1));
     store.close();
@@ -264,8 +299,8 @@ async fn a_writer_that_dies_leaves_nobody_waiting() {
     let panics = |_: &Connection| -> rusqlite::Result<()> { panic!("as the test wants it") };
     let error = store.transact(panics).await.unwrap_err();
     assert!(error.to_string().contains("it is closed"), "{error}");
-    store.append(event(1), None);
-    assert!(store.stored(1).await.is_err());
+    store.append(Log::Events, event(1), None);
+    assert!(store.stored(Log::Events, 1).await.is_err());
     assert!(store.ready().await.is_err());
     assert!(store.transact(|_| Ok(())).await.is_err());
 }
@@ -301,9 +336,9 @@ async fn a_damaged_store_is_refused() {
     {
         let (store, _) = open(&directory);
         for seq in 1..=90 {
-            store.append(event(seq), None);
+            store.append(Log::Events, event(seq), None);
         }
-        store.stored(90).await.unwrap();
+        store.stored(Log::Events, 90).await.unwrap();
     }
     let whole = fs::read(path(&directory)).unwrap();
     let page = 4096;
@@ -358,6 +393,21 @@ fn versions_go_forward_only() {
         "{error}"
     );
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_store_from_before_the_audit_trail_keeps_its_events() {
+    let directory = directory();
+    let old = schema::open_as(&path(&directory), &schema::MIGRATIONS[..2]).unwrap();
+    events::insert(&old, Log::Events, &event(1)).unwrap();
+    let answer = "INSERT INTO answers VALUES ('id', 1, 'Stop', x'00', x'00')";
+    old.execute(answer, ()).unwrap();
+    drop(old);
+    let (store, contents) = open(&directory);
+    assert_eq!(contents.newest, 1);
+    assert_eq!(store.watermark(Log::Audit).get(), 0);
+    // Whose it was is not known.
+    assert_eq!(store.read(answers::load).await, Ok(Vec::new()));
 }
 
 #[test]

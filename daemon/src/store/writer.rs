@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     path::PathBuf,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
@@ -14,7 +14,9 @@ use tracing::{error, info};
 use vmd_proto::v1::Event;
 
 use super::{
-    Retention, Unavailable, events, machines,
+    Retention, Unavailable, events,
+    log::{Log, PerLog},
+    machines,
     queue::{Shared, Statements, What, Work},
 };
 
@@ -40,7 +42,7 @@ pub(super) struct Writer {
 
 /// What is done in one transaction.
 struct Batch {
-    events: Vec<Arc<Event>>,
+    events: PerLog<Vec<Arc<Event>>>,
     changes: HashMap<String, What>,
     work: Vec<Work>,
 }
@@ -89,9 +91,11 @@ impl Writer {
             match self.commit(&events, &changes, work) {
                 Ok(results) => {
                     self.retry = None;
-                    let newest = events.last().map_or(0, |event| event.seq);
-                    let oldest = self.pruned();
-                    self.shared.committed(oldest, newest);
+                    self.prune_at = self.next_prune();
+                    for log in Log::ALL {
+                        let newest = events.of(log).last().map_or(0, |event| event.seq);
+                        self.shared.committed(log, self.oldest(log), newest);
+                    }
                     if self.shared.tried(None) {
                         info!("the store can be written again");
                     }
@@ -146,7 +150,9 @@ impl Writer {
         queue.hurry = false;
         Some(Batch {
             // They stay in the queue until they are stored: so it is known how many wait.
-            events: queue.events.iter().cloned().collect(),
+            events: queue
+                .events
+                .map(|waiting| waiting.iter().cloned().collect()),
             changes: std::mem::take(&mut queue.changes),
             work: std::mem::take(&mut queue.work),
         })
@@ -155,7 +161,7 @@ impl Writer {
     /// One transaction; each piece of work has a result of its own.
     fn commit(
         &mut self,
-        new: &[Arc<Event>],
+        new: &PerLog<Vec<Arc<Event>>>,
         changes: &HashMap<String, What>,
         work: Vec<Statements>,
     ) -> rusqlite::Result<Vec<rusqlite::Result<()>>> {
@@ -168,14 +174,17 @@ impl Writer {
         let mut transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Some in between were given up: nobody may read across the gap.
-        if let Some(first) = new.first()
-            && first.seq > self.shared.stored.get() + 1
-        {
-            events::forget(&transaction, first.seq)?;
-        }
-        for event in new {
-            events::insert(&transaction, event)?;
+        for log in Log::ALL {
+            let new = new.of(log);
+            // Some in between were given up: nobody may read across the gap.
+            if let Some(first) = new.first()
+                && first.seq > self.shared.log(log).stored.get() + 1
+            {
+                events::forget(&transaction, log, first.seq)?;
+            }
+            for event in new {
+                events::insert(&transaction, log, event)?;
+            }
         }
         // A name may be another machine's now.
         let (deleted, others): (Vec<_>, Vec<_>) = changes
@@ -193,23 +202,29 @@ impl Writer {
                 Err(error) => part.finish().and(Err(error)),
             });
         }
-        events::prune(&transaction, self.retention, SystemTime::now())?;
+        for log in Log::ALL {
+            events::prune(&transaction, log, self.retention, SystemTime::now())?;
+        }
         transaction.commit()?;
         Ok(results)
     }
 
-    /// The oldest event kept; sees to it that this is looked at again in time.
-    fn pruned(&mut self) -> u64 {
-        let next = events::next_prune(&self.connection, self.retention, SystemTime::now());
-        let next = next.ok().flatten();
-        self.prune_at = next.and_then(|next| Instant::now().checked_add(next.max(PRUNE_APART)));
-        match events::bounds(&self.connection) {
+    /// When the next event will have become too old.
+    fn next_prune(&self) -> Option<Instant> {
+        let next = |log| {
+            let next = events::next_prune(&self.connection, log, self.retention, SystemTime::now());
+            next.ok().flatten()
+        };
+        let next = Log::ALL.into_iter().filter_map(next).min()?;
+        Instant::now().checked_add(next.max(PRUNE_APART))
+    }
+
+    /// The oldest event kept.
+    fn oldest(&self, log: Log) -> u64 {
+        match events::bounds(&self.connection, log) {
             Ok((oldest, _)) => oldest,
             // What was known before is not wrong: a read finds what is gone.
-            Err(_) => self
-                .shared
-                .oldest
-                .load(std::sync::atomic::Ordering::Acquire),
+            Err(_) => self.shared.log(log).oldest.load(Ordering::Acquire),
         }
     }
 }

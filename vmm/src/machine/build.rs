@@ -24,7 +24,7 @@ use super::{
     firmware_items,
     irq::{self, ChipState},
     memory::Memory,
-    vcpu::{self, Vcpu, VcpuContext},
+    vcpu::{self, Vcpu, VcpuContext, event_rate::EventRate},
     virtio::{self, VirtioBus},
 };
 use crate::{
@@ -212,6 +212,7 @@ impl KvmMachine {
         done(BuildStep::Devices)?;
 
         let parked = Arc::new(Notify::new());
+        let event_rate = Arc::new(EventRate::new());
         let vcpus = (0..)
             .zip(vcpus)
             .zip(counters.vcpus())
@@ -221,6 +222,7 @@ impl KvmMachine {
                     virtio: virtio.clone(),
                     requests: requests.clone(),
                     timers: timers.clone(),
+                    event_rate: event_rate.clone(),
                     span: info_span!(parent: None, "vcpu", vm = %config.name, index),
                     msrs: guest_cpu.msrs(),
                     host_cpus: config.cpu.host_cpus(index).to_vec(),

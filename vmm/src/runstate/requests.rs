@@ -65,6 +65,25 @@ pub enum Request {
     BalloonChange(u64),
 }
 
+impl Request {
+    /// Whether a guest can raise it as often as it likes, and events come of it.
+    fn is_guests(self) -> bool {
+        match self {
+            Self::Suspend
+            | Self::SuspendDisk
+            | Self::GuestPanicked
+            | Self::GuestCrashloaded
+            | Self::WatchdogExpired
+            | Self::BlockIoError(_)
+            | Self::DeviceError(_)
+            | Self::BalloonChange(_) => true,
+            Self::Shutdown(cause) | Self::Reset(cause) => cause.is_guest(),
+            // A wake-up follows a suspend; the others are the host's, or stop the machine until somebody acts.
+            Self::Wakeup(_) | Self::Debug | Self::Powerdown | Self::VmStop(_) => false,
+        }
+    }
+}
+
 /// The pending requests of one machine, its run state and its actions. Clones share them.
 #[derive(Clone)]
 pub struct Requests {
@@ -74,6 +93,8 @@ pub struct Requests {
 struct Shared {
     pending: Mutex<Pending>,
     raised: AtomicU64,
+    /// Of these, what the guest causes and becomes events.
+    by_guest: AtomicU64,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -303,6 +324,7 @@ impl Requests {
         Self {
             shared: Arc::new(Shared {
                 raised: AtomicU64::new(0),
+                by_guest: AtomicU64::new(0),
                 pending: Mutex::new(pending),
                 wake: Box::new(wake),
             }),
@@ -321,6 +343,9 @@ impl Requests {
         };
         pending.input(input);
         drop(pending);
+        if request.is_guests() {
+            self.shared.by_guest.fetch_add(1, Ordering::Relaxed);
+        }
         self.wake();
     }
 
@@ -332,6 +357,12 @@ impl Requests {
     /// How many requests were raised so far.
     pub fn raised(&self) -> u64 {
         self.shared.raised.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were raised that the guest is the cause of and that become events; a watchdog's expiry and what
+    /// devices tell of their driver or their image are among them.
+    pub fn caused_by_guest(&self) -> u64 {
+        self.shared.by_guest.load(Ordering::Relaxed)
     }
 
     /// The run state now.

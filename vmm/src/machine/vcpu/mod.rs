@@ -13,6 +13,7 @@
 //! `immediate_exit`, so that such a `KVM_RUN` completes the exit and returns without running the guest.
 
 mod control;
+pub(super) mod event_rate;
 mod exit;
 mod kick;
 mod state;
@@ -37,6 +38,7 @@ use tracing::{Span, error};
 
 use self::{
     control::{Control, Hold, Wanted},
+    event_rate::EventRate,
     exit::{Outcome, run_once},
     kick::ImmediateExit,
     state::PowerOn,
@@ -73,6 +75,8 @@ pub(super) struct VcpuContext {
     pub(super) virtio: Arc<VirtioBus>,
     pub(super) requests: Requests,
     pub(super) timers: Arc<Timers>,
+    /// The machine's.
+    pub(super) event_rate: Arc<EventRate>,
     /// What is changed of the MSRs' values at power-on.
     pub(super) msrs: Arc<[MsrMask]>,
     /// The host CPUs that the thread is bound to; empty if it is not.
@@ -280,13 +284,19 @@ fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
         virtio,
         requests,
         timers,
+        event_rate,
         exits,
         ..
     } = context;
+    let held_back = |caused| event_rate.hold_until(caused, Instant::now());
     let mut throttle = Throttle::new();
     let mut hold = Hold::No;
     while control.wait(&mut vcpu, hold) {
-        hold = Hold::No;
+        let mut caused = requests.caused_by_guest();
+        hold = held_back(caused).map_or(Hold::No, Hold::Until);
+        if hold != Hold::No {
+            continue;
+        }
         let runs = control.runs();
         loop {
             let outcome = run_once(&mut vcpu, bus, virtio, requests, timers, exits);
@@ -296,6 +306,11 @@ fn run(mut vcpu: VcpuFd, control: &Control, context: &VcpuContext) {
                     "a vCPU's thread made a system call that it may not make: its machine ends"
                 );
                 return;
+            }
+            let before = std::mem::replace(&mut caused, requests.caused_by_guest());
+            if caused != before && held_back(caused).is_some() {
+                // Complete the exit and come back: the rest is seen to then.
+                control.immediate_exit.set(true);
             }
             match outcome {
                 Outcome::Handled => continue,

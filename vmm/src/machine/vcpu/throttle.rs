@@ -1,5 +1,5 @@
-//! Holds back a guest that raises requests or arms timers without end, so that its events do not push everybody's out of
-//! the log and its main loop has time for others.
+//! Holds back a guest that raises requests or arms timers without end, so that its main loop leaves time for others. What
+//! becomes of them in the log is bounded by `event_rate`.
 
 use std::time::{Duration, Instant};
 

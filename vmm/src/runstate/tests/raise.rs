@@ -213,3 +213,17 @@ fn guest_cannot_fill_memory_with_events() {
     assert_eq!((told("GUEST_CRASHLOADED"), told("STOP")), (1024, 1));
     assert_eq!(rig.requests.dropped(), 2000 - 1024);
 }
+
+#[test]
+fn what_the_guest_causes_is_counted_and_what_the_host_asks_for_is_not() {
+    let requests = Requests::new(TransitionTable::default(), Actions::default(), || {});
+    for raised in [HOST, ERROR, Request::Powerdown, Request::VmStop(Paused)] {
+        requests.raise(raised);
+    }
+    assert_eq!(requests.caused_by_guest(), 0);
+    let balloon = Request::BalloonChange(0);
+    for (count, raised) in (1..).zip([GUEST, GUEST, S5, Request::GuestPanicked, balloon]) {
+        requests.raise(raised);
+        assert_eq!(requests.caused_by_guest(), count, "{raised:?}");
+    }
+}
