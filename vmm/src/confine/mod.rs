@@ -5,7 +5,7 @@
 //!                                                        |
 //!            a call that is on the table <---------------+---------------> one that is not
 //!            the kernel does it                                            it fails with ENOSYS; a vCPU's thread that
-//!                                                                          would open, connect or start something ends,
+//!                                                                          would connect or start something ends,
 //!                                                                          and its machine with it
 //! ```
 //! | thread | table | who enters it |

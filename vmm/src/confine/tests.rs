@@ -63,9 +63,10 @@ fn a_vcpu_s_thread_learns_what_it_was_refused() {
         assert!(map(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE).is_ok());
         assert_eq!(take_violation(), None);
 
-        assert!(refused(open()));
-        assert_eq!(take_violation(), Some(libc::SYS_openat));
+        assert!(refused(TcpListener::bind("127.0.0.1:0")));
+        assert_eq!(take_violation(), Some(libc::SYS_socket));
         assert_eq!(take_violation(), None, "once");
+        assert!(refused(open()));
         assert!(refused(map(ProtFlags::PROT_EXEC)));
         // Signals are blocked in there.
         assert!(refused(thread::Builder::new().spawn(|| ()).map(drop)));

@@ -17,11 +17,9 @@ use nix::{
 
 /// The calls that are told of: what an intruder needs, and nothing that runs on a vCPU's thread makes, the C library included.
 ///
-/// Others that are refused fail, and that is all. The signal must not come while signals are blocked, which would end the
+/// Others that are refused fail, and that is all: `openat` among them, by which an allocator counts the host's processors. The signal must not come while signals are blocked, which would end the
 /// process: the C library blocks them while it makes a thread or ends one, and what it calls there is its own affair.
-pub(super) const TOLD: [libc::c_long; 18] = [
-    libc::SYS_open,
-    libc::SYS_openat,
+pub(super) const TOLD: [libc::c_long; 16] = [
     libc::SYS_openat2,
     libc::SYS_socket,
     libc::SYS_connect,
