@@ -37,12 +37,12 @@ async fn a_thousand_machines_take_ten_thousand_calls_and_leave_nothing() {
         println!("{what}: {:?}, {now:?}", began.elapsed());
         began = Instant::now();
     };
+    let (last_known, last) = watch::channel(None);
+    let watcher = tokio::spawn(watch(daemon.client().await, last));
     let fresh = daemon.settle("fresh", |_| true).await;
     took("fresh", fresh);
 
     let fleet = Fleet::new(MACHINES);
-    let (last_known, last) = watch::channel(None);
-    let watcher = tokio::spawn(watch(daemon.client().await, last));
     // What a daemon that has had so many machines keeps for the next ones is there from now on.
     fleet.each(&daemon, Act::Create).await;
     fleet.each(&daemon, Act::Delete { force: true }).await;
