@@ -75,6 +75,22 @@ impl Act {
         MIX[dice.below(MIX.len())]
     }
 
+    /// The events that come of it, if it is served.
+    pub(crate) fn events(self, book: &Book) -> Vec<&'static str> {
+        if let Some(operation) = self.operation() {
+            return book.expect(operation).1;
+        }
+        match (self, &book.machine) {
+            (Self::Create, None) => vec!["CREATED", "RESUME"],
+            (Self::Delete { .. }, Some(machine)) if machine.ended => vec!["DELETED"],
+            (Self::Delete { force: true }, Some(_)) => vec!["SHUTDOWN", "ENDED", "DELETED"],
+            (Self::Start, Some(machine)) if machine.ended => vec!["STARTED", "RESUME"],
+            (Self::Label, Some(_)) => vec!["UPDATED"],
+            (Self::Suspend, Some(machine)) if machine.is_running() => vec!["SUSPEND"],
+            _ => Vec::new(),
+        }
+    }
+
     /// What it is called in the spec's table.
     fn operation(self) -> Option<&'static str> {
         Some(match self {
@@ -179,6 +195,7 @@ async fn create(client: &Client, book: &mut Book, dice: &mut Dice) -> Result<(),
     };
     let request = creation(&book.name, COLOURS[dice.below(COLOURS.len())]);
     let labels = request.labels.clone();
+    let events = Act::Create.events(book);
     let answer = client.create(request).await;
     if let Some(reply) = judge(book, "create", &wanted, answer)? {
         let machine = Machine::new(&reply.vm.unwrap());
@@ -189,18 +206,18 @@ async fn create(client: &Client, book: &mut Book, dice: &mut Dice) -> Result<(),
         );
         assert_eq!(machine.labels, labels.into_iter().collect());
         book.machine = Some(machine);
-        book.events.extend(["CREATED", "RESUME"]);
+        book.events.extend(events);
     }
     Ok(())
 }
 
 async fn delete(client: &Client, book: &mut Book, force: bool) -> Result<(), Error> {
-    let (wanted, events) = match &book.machine {
-        None => (Answer::Refused("VM_NOT_FOUND"), &[][..]),
-        Some(machine) if machine.ended => (Answer::Done, &["DELETED"][..]),
-        Some(_) if force => (Answer::Done, &["SHUTDOWN", "ENDED", "DELETED"][..]),
-        Some(_) => (Answer::Refused("VM_NOT_ENDED"), &[][..]),
+    let wanted = match &book.machine {
+        None => Answer::Refused("VM_NOT_FOUND"),
+        Some(machine) if machine.ended || force => Answer::Done,
+        Some(_) => Answer::Refused("VM_NOT_ENDED"),
     };
+    let events = Act::Delete { force }.events(book);
     let answer = client.delete(&book.name, force).await;
     if let Some(seq) = judge(book, "delete", &wanted, answer)? {
         let machine = book.machine.take().unwrap();
@@ -216,10 +233,11 @@ async fn start(client: &Client, book: &mut Book) -> Result<(), Error> {
         Some(machine) if machine.ended => Answer::Done,
         Some(_) => Answer::Refused("VM_NOT_ENDED"),
     };
+    let events = Act::Start.events(book);
     let answer = client.start(&book.name, false).await;
     if let Some(reply) = judge(book, "start", &wanted, answer)? {
         let status = reply.status.unwrap();
-        book.happened(&["STARTED", "RESUME"], RunState::Running, &status);
+        book.happened(&events, RunState::Running, &status);
     }
     Ok(())
 }
@@ -265,9 +283,8 @@ async fn label(
 
 /// The guest of a running machine, which may be at its very start, goes to sleep.
 async fn suspend(client: &Client, book: &mut Book) -> Result<(), Error> {
-    match &book.machine {
-        Some(machine) if !machine.ended && machine.state == RunState::Running => {}
-        _ => return get(client, book).await,
+    if !book.machine.as_ref().is_some_and(Machine::is_running) {
+        return get(client, book).await;
     }
     let (input, _output) = client.console(&book.name, true).await?;
     let typed = input.send(b"S").await;

@@ -54,6 +54,17 @@ pub(crate) struct Book {
     pub(crate) machine: Option<Machine>,
     /// The events of all machines of this name, in order.
     pub(crate) events: Vec<&'static str>,
+    /// The last creation that was answered.
+    pub(crate) created: Option<Created>,
+}
+
+/// A creation that was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Created {
+    pub(crate) request_id: String,
+    pub(crate) colour: String,
+    /// The machine's, in the answer.
+    pub(crate) vm_id: String,
 }
 
 /// A machine as it must be now.
@@ -144,18 +155,22 @@ impl Book {
 }
 
 impl Machine {
-    /// One that was just made.
+    /// As the daemon has it.
     pub(crate) fn new(vm: &v1::Vm) -> Self {
         let status = vm.status.as_ref().unwrap();
         Self {
             id: vm.id.clone(),
             state: status.state(),
-            ended: false,
+            ended: status.phase() == VmPhase::Ended,
             vm_seq: status.vm_seq,
             seq: status.seq,
             labels: vm.labels.clone().into_iter().collect(),
             etag: vm.etag.clone(),
         }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        !self.ended && self.state == RunState::Running
     }
 
     fn check(&self, name: &str, status: &v1::VmStatus) {
@@ -171,13 +186,7 @@ impl Machine {
                 status.seq,
                 status.running
             ),
-            (
-                phase,
-                self.state,
-                self.vm_seq,
-                self.seq,
-                !self.ended && self.state == RunState::Running
-            ),
+            (phase, self.state, self.vm_seq, self.seq, self.is_running()),
             "phase, state, events, last event, running of {name}"
         );
     }

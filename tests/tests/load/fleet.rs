@@ -12,17 +12,25 @@ use tokio::{
     sync::{Mutex, watch},
     task::JoinSet,
 };
-use vmctl::{Client, Error, names};
+use vmctl::{Client, names};
 use vmd_tests::{DEADLINE, Daemon, within};
 
 use super::{
-    act::{Act, act},
-    book::Book,
+    act::{Act, LABEL, act},
+    book::{Book, Created},
     dice::Dice,
 };
 
 /// How many clients there are, each with a connection of its own.
 pub(crate) const CLIENTS: usize = 32;
+
+/// A call that was not answered.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    /// Which book is about the machine.
+    pub(crate) index: usize,
+    pub(crate) act: Act,
+}
 
 /// Machines that may be there or not, each taken by one client at a time: what comes of a call is no matter of luck.
 pub(crate) struct Fleet {
@@ -46,42 +54,61 @@ impl Fleet {
         })
     }
 
-    pub(crate) fn next_id(&self) -> String {
-        format!("id-{}", self.ids.fetch_add(1, Ordering::Relaxed))
+    /// The clients' connections.
+    pub(crate) async fn connect(&self, daemon: &Daemon) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(daemon.client().await);
+        }
+        clients
     }
 
-    /// Has the clients make so many calls, each to any machine that nobody else has.
-    pub(crate) async fn calls(self: &Arc<Self>, daemon: &Daemon, calls: usize, seed: u64) {
+    /// Has the clients make so many calls, each to any machine that nobody else has. Returns those that were not answered.
+    pub(crate) async fn calls(
+        self: &Arc<Self>,
+        clients: Vec<Client>,
+        calls: usize,
+        seed: u64,
+    ) -> Vec<Cut> {
         self.left.store(calls, Ordering::Relaxed);
-        let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let (fleet, client) = (self.clone(), daemon.client().await);
-            let dice = Dice(seed ^ number as u64);
-            clients.spawn(async move { fleet.client(client, dice).await });
+        let mut running = JoinSet::new();
+        for (number, client) in (0..).zip(clients) {
+            let dice = Dice(seed << 8 | number);
+            running.spawn(self.clone().client(client, dice));
         }
-        let ended = clients.join_all();
-        for ended in within(10 * DEADLINE, "the clients", ended).await {
-            ended.unwrap();
-        }
+        let ended = running.join_all();
+        let cuts = within(10 * DEADLINE, "the clients", ended).await;
+        cuts.into_iter().flatten().collect()
     }
 
-    async fn client(self: Arc<Self>, client: Client, mut dice: Dice) -> Result<(), Error> {
+    async fn client(self: Arc<Self>, client: Client, mut dice: Dice) -> Option<Cut> {
         let one_less = |left: usize| left.checked_sub(1);
         while self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
             .is_ok()
         {
-            let mut book = loop {
-                let book = &self.books[dice.below(self.books.len())];
-                if let Ok(book) = book.try_lock() {
-                    break book;
+            let (index, mut book) = loop {
+                let index = dice.below(self.books.len());
+                if let Ok(book) = self.books[index].try_lock() {
+                    break (index, book);
                 }
             };
-            let what = Act::any(&mut dice);
-            act(&client, &mut book, what, &mut dice).await?;
+            let request_id = format!("id-{}", self.ids.fetch_add(1, Ordering::Relaxed));
+            let client = client.with_request_id(&request_id);
+            let (what, was_there) = (Act::any(&mut dice), book.machine.is_some());
+            if act(&client, &mut book, what, &mut dice).await.is_err() {
+                return Some(Cut { index, act: what });
+            }
+            if let (Some(machine), false) = (&book.machine, was_there) {
+                book.created = Some(Created {
+                    request_id,
+                    colour: machine.labels[LABEL].clone(),
+                    vm_id: machine.id.clone(),
+                });
+            }
         }
-        Ok(())
+        None
     }
 
     /// Has the clients do the same to each machine.

@@ -55,7 +55,8 @@ async fn a_thousand_machines_take_ten_thousand_calls_and_leave_nothing() {
     let list = client.list().await.unwrap();
     let running = |vm: &&Vm| vm.status.as_ref().unwrap().state() == RunState::Running;
     assert_eq!(list.vms.iter().filter(running).count(), MACHINES);
-    fleet.calls(&daemon, CALLS, SEED).await;
+    let cuts = fleet.calls(fleet.connect(&daemon).await, CALLS, SEED).await;
+    assert!(cuts.is_empty(), "not answered: {cuts:?}");
     took("called", daemon.resources());
     fleet.each(&daemon, Act::Delete { force: true }).await;
     took("removed", daemon.resources());
