@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Span;
 use vmm::heap;
 
-/// Machines closed at the same time.
-const PARALLEL: usize = 16;
+/// Machines closed at the same time: threads are left for other things.
+const PARALLEL: usize = 8;
 
 /// How long no machine was closed when the heap is trimmed.
 const QUIET: Duration = Duration::from_secs(1);
