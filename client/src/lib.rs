@@ -35,6 +35,7 @@ mod feed;
 pub mod json;
 pub mod man;
 pub mod names;
+mod size;
 mod tls;
 mod transport;
 mod wait;
@@ -44,6 +45,7 @@ pub use console::{ByteInput, ConsoleOutput, InputClosed};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Error, FieldViolation, Lost, Refusal};
 pub use feed::{EventStream, Feed, RecordStream, VmStream};
+pub use size::{format_size, parse_size};
 pub use tls::{TlsError, TlsFiles};
 /// The generated messages of package `vmd.v1`.
 pub use vmd_proto::v1;

@@ -14,6 +14,7 @@ use crate::{
     access::Access,
     config::Config,
     event_log::EventLog,
+    limits::Limits,
     metrics::Metrics,
     reaper::Reaper,
     registry::Registry,
@@ -36,6 +37,8 @@ pub struct Daemon {
     /// Who may do what.
     pub(crate) access: Arc<Access>,
     pub(crate) reaper: Reaper,
+    /// How much there may be.
+    pub(crate) limits: Arc<Limits>,
     /// The kernels and RAM disks that machines use.
     pub(crate) images: Arc<Images>,
     /// How disks are opened.
@@ -90,6 +93,7 @@ impl Daemon {
             audit,
             access,
             reaper: Reaper::default(),
+            limits: Arc::new(Limits::new(config.limits.clone())),
             images: Arc::default(),
             open_disk: config.open_disk.clone(),
             clients: TaskTracker::new(),

@@ -17,6 +17,7 @@ pub mod convert;
 mod daemon;
 pub mod demo;
 pub mod event_log;
+pub mod limits;
 pub mod listener;
 pub mod logging;
 mod metrics;

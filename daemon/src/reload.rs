@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use crate::{
+    Daemon,
     access::{Access, AccessError},
     config::{Config, ConfigError, Source},
+    limits::Limits,
     logging::LogFilter,
 };
 
@@ -16,6 +18,7 @@ pub struct Reload {
     /// What is in force, as far as it can be reloaded; the rest is what the daemon was started with.
     config: Config,
     access: Arc<Access>,
+    limits: Arc<Limits>,
     log: LogFilter,
 }
 
@@ -32,11 +35,12 @@ enum ReloadError {
 
 impl Reload {
     /// Of a daemon that was started with `config`, which `source` said.
-    pub(crate) fn new(source: Source, config: Config, access: Arc<Access>, log: LogFilter) -> Self {
+    pub(crate) fn new(source: Source, config: Config, daemon: &Daemon, log: LogFilter) -> Self {
         Self {
             source,
             config,
-            access,
+            access: daemon.access.clone(),
+            limits: daemon.limits.clone(),
             log,
         }
     }
@@ -60,6 +64,7 @@ impl Reload {
         // The last that can fail.
         self.log.set(&new.log_filter).map_err(ReloadError::Log)?;
         self.access.replace(access);
+        self.limits.set(new.limits.clone());
         if !needs_restart.is_empty() {
             warn!(
                 sections = needs_restart.join(", "),

@@ -276,7 +276,7 @@ impl Bound {
 
     /// What reloads the configuration, which came from `source`.
     pub fn reload(&self, source: Source, config: Config, log: LogFilter) -> Reload {
-        Reload::new(source, config, self.daemon.access.clone(), log)
+        Reload::new(source, config, &self.daemon, log)
     }
 
     /// Serves until `end` comes, then ends every machine and returns when nothing is left of them.

@@ -1,7 +1,7 @@
 //! The balloon as typed on the command line: `on`, or options: `size=SIZE`, `stats=SECONDS`, `deflate-on-oom`,
 //! `free-page-reporting`.
 
-use super::values::memory;
+use crate::parse_size;
 use crate::v1::BalloonDevice;
 
 /// Reads a balloon.
@@ -14,7 +14,7 @@ pub(super) fn read(text: &str) -> Result<BalloonDevice, String> {
         match word.split_once('=') {
             None if word == "deflate-on-oom" => balloon.deflate_on_oom = true,
             None if word == "free-page-reporting" => balloon.free_page_reporting = true,
-            Some(("size", size)) => balloon.size_bytes = Some(memory(size)?),
+            Some(("size", size)) => balloon.size_bytes = Some(parse_size(size)?),
             Some(("stats", seconds)) => {
                 let number = seconds.parse();
                 balloon.stats_interval_seconds =

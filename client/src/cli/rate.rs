@@ -1,7 +1,6 @@
 //! Rate limits as typed on the command line, among a device's options: `bps=SIZE`, `bps-burst=SIZE`, `iops=N`,
 //! `iops-burst=N`.
 
-use super::values;
 use crate::v1::RateLimit;
 
 /// Puts option `key` with its value into `limit`; whether it is one of a rate limit.
@@ -13,7 +12,7 @@ pub(super) fn read(limit: &mut Option<RateLimit>, key: &str, value: &str) -> Res
         "iops-burst" => |limit| &mut limit.ops_burst,
         _ => return Ok(false),
     };
-    let value = values::memory(value).map_err(|problem| format!("{key}: {problem}"))?;
+    let value = crate::parse_size(value).map_err(|problem| format!("{key}: {problem}"))?;
     *field(limit.get_or_insert_default()) = value;
     Ok(true)
 }

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use crate::{
     Endpoint,
     names::{Spelled, event_names},
+    size::number,
     v1::{CpuModel, CpuPin, RunState, VirtioTransport},
 };
 
@@ -123,30 +124,6 @@ pub(super) fn pin(text: &str) -> Result<CpuPin, String> {
     Ok(CpuPin { vcpu, host_cpus })
 }
 
-/// Reads a size in bytes: `65536`, `64K`, `16M`, `2G`, `1T`.
-pub(super) fn memory(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, unit)) if !unit.is_ascii_digit() => {
-            let shift = match unit.to_ascii_uppercase() {
-                'K' => 10,
-                'M' => 20,
-                'G' => 30,
-                'T' => 40,
-                _ => return Err(SIZE.to_owned()),
-            };
-            (text.get(..at).unwrap_or_default(), shift)
-        }
-        _ => (text, 0),
-    };
-    let count = number(digits).ok_or(SIZE)?.ok_or(TOO_LARGE)?;
-    count
-        .checked_mul(1 << shift)
-        .ok_or_else(|| TOO_LARGE.to_owned())
-}
-
-const SIZE: &str = "expected bytes, or a number with K, M, G or T, for example 256M";
-const TOO_LARGE: &str = "the size does not fit 64 bits";
-
 /// Reads a time: `500ms`, `30s`, `2m`, `1h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a number with ms, s, m or h, for example 30s";
@@ -165,12 +142,6 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .checked_mul(seconds)
         .map(Duration::from_secs)
         .ok_or_else(|| TOO_LONG.to_owned())
-}
-
-/// Reads digits alone: outer `None` if there is anything else, inner if the number is too large.
-fn number(digits: &str) -> Option<Option<u64>> {
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok())
 }
 
 /// Reads a path and makes it absolute: the daemon works elsewhere.
@@ -214,24 +185,6 @@ pub(super) fn split(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_bytes_or_binary_multiples() {
-        assert_eq!(memory("4096"), Ok(4096));
-        assert_eq!(memory("64k"), Ok(65536));
-        assert_eq!(memory("256M"), Ok(256 << 20));
-        assert_eq!(memory("2G"), Ok(2 << 30));
-        assert_eq!(memory("16777215T"), Ok(16777215 << 40));
-        assert_eq!(memory("18446744073709551615"), Ok(u64::MAX));
-        for large in ["16777216T", "18446744073709551616"] {
-            assert_eq!(memory(large), Err(TOO_LARGE.to_owned()));
-        }
-        for bad in [
-            "", "M", "1.5G", "-1", "+1", " 1", "1MiB", "1X", "1 M", "0x10", "1é",
-        ] {
-            assert_eq!(memory(bad), Err(SIZE.to_owned()), "{bad}");
-        }
-    }
 
     #[test]
     fn times_have_a_unit() {

@@ -42,7 +42,9 @@ pub(super) fn machine(vm: &Vm) -> [String; 7] {
         definition
             .vcpus
             .map_or_else(dash, |count| count.to_string()),
-        definition.memory_bytes.map_or_else(dash, size),
+        definition
+            .memory_bytes
+            .map_or_else(dash, crate::format_size),
         status.seq.to_string(),
         match (&status.end, &status.next_start_time) {
             (Some(how), Some(time)) => format!("{}; starts at {}", end(how), millis(time)),
@@ -313,16 +315,6 @@ fn words(object: &Value) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Bytes in the largest unit that needs no fraction.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
-    let whole = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
-    match units.into_iter().find(|(shift, _)| whole(*shift)) {
-        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
-        None => bytes.to_string(),
-    }
-}
-
 /// The spelling of a message's field.
 pub(super) fn word<E: Spelled>(raw: i32) -> &'static str {
     E::spelling_of(raw).unwrap_or("unknown")
@@ -446,8 +438,8 @@ mod tests {
     #[test]
     fn sizes_have_the_largest_whole_unit() {
         for (bytes, text) in [(0, "0"), (4097, "4097"), (4096, "4K"), (256 << 20, "256M")] {
-            assert_eq!(size(bytes), text);
+            assert_eq!(crate::format_size(bytes), text);
         }
-        assert_eq!(size(3 << 30), "3G");
+        assert_eq!(crate::format_size(3 << 30), "3G");
     }
 }

@@ -70,7 +70,11 @@ where
         };
         let role = self.daemon.access.policy().role(&peer);
         let (method, rule) = rule(request.uri().path());
-        let refusal = check(rule, &peer, role, method).err();
+        let call = || {
+            let called = self.daemon.limits.call(&peer);
+            called.map_err(|wait| errors::rate_limited(&peer, wait))
+        };
+        let refusal = check(rule, &peer, role, method).and_then(|()| call()).err();
         let caller = Caller { peer, role };
         if !rule.changes {
             return match refusal {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use toml::Spanned;
 use vmctl::{Endpoint, EndpointError};
 
-use super::{ConfigError, Containment, FileMode, Group, Listen, Place, User};
+use super::{ConfigError, Containment, FileMode, Group, Limits, Listen, Place, User};
 use crate::{access::Role, store::parse_age};
 
 /// All of the file.
@@ -25,6 +25,7 @@ pub struct File {
     pub(super) shutdown: Shutdown,
     pub(super) log: Log,
     pub(super) containment: Containment,
+    pub(super) limits: Limits,
 }
 
 /// `[[listen]]`.

@@ -4,19 +4,21 @@
 //!   vmd.toml --> File (one type a section) --+
 //!                                            +--> Config --> server::bind
 //!   command line --> Overrides --------------+       |
-//!                                                    +----> what SIGHUP reloads: roles, roots, certificates, log filter
+//!                                                    +----> what SIGHUP reloads: roles, roots, certificates, limits, log filter
 //! ```
 //! | file | what is there |
 //! | --- | --- |
 //! | `mod` | what comes of it: [`Config`], and where it is from: [`Source`] |
 //! | `file` | the sections of the file; to add one: a struct there, a field of [`File`], a place in `deploy/vmd.toml` |
 //! | `containment` | the section about what the daemon denies itself |
+//! | `limits` | the section about how much there may be |
 //! | `values` | what values look like: users and groups, modes of files |
 //! | `error` | what is wrong, with file, line and key |
 
 mod containment;
 mod error;
 mod file;
+mod limits;
 mod values;
 
 use std::{
@@ -31,6 +33,7 @@ use vmctl::Endpoint;
 pub use containment::{Capability, Containment, Seccomp};
 pub use error::{ConfigError, Place};
 pub use file::{File, LogFormat, Paths, RoleMembers, Roles, Tls, parse_metrics};
+pub use limits::{Limits, Quota, QuotaLabel};
 pub use values::{FileMode, Group, User};
 
 use crate::{
@@ -70,6 +73,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_filter: String,
+    /// How much there may be.
+    pub limits: Limits,
     /// What it denies itself.
     pub containment: Containment,
     /// What is in force of that in this process.
@@ -99,6 +104,7 @@ impl From<File> for Config {
             grace_press_interval: Duration::from_secs(file.shutdown.press_interval_seconds),
             log_format: file.log.format,
             log_filter: file.log.filter,
+            limits: file.limits,
             containment: file.containment,
             confined: Confined::default(),
             open_disk: OpenDisk::default(),
@@ -265,11 +271,13 @@ impl Config {
             ("tls", self.tls != new.tls),
             ("roles", self.roles != new.roles),
             ("paths", self.paths != new.paths),
+            ("limits", self.limits != new.limits),
             ("log.filter", self.log_filter != new.log_filter),
         ]);
         self.tls = new.tls;
         self.roles = new.roles;
         self.paths = new.paths;
+        self.limits = new.limits;
         self.log_filter = new.log_filter;
         changes
     }

@@ -1,6 +1,6 @@
 //! Which status, reason and details each error has on the wire.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use nix::errno::Errno;
 use tonic::{Code, Status};
@@ -15,6 +15,7 @@ use super::paths;
 use crate::{
     access::{Peer, Role},
     event_log::{Lost, ReadError},
+    limits::OverLimit,
     vm::{CreateError, KernelError, NetError, VmError},
 };
 
@@ -208,9 +209,47 @@ pub(super) fn vm(name: &str, error: &VmError) -> Status {
         VmError::Failed(_) => refuse(Code::Internal, "VM_FAILED", format!("{name}: {error}")),
         VmError::Device(error) => device(name, error),
         VmError::Create(error) => create(name, error),
+        VmError::OverLimit(error) => over_limit(name, error),
         VmError::NotReady(_) => unavailable(format!("'{name}': {error}"), false),
         VmError::NotStored(_) => unavailable(format!("'{name}': {error}"), true),
     }
+}
+
+fn over_limit(name: &str, error: &OverLimit) -> Status {
+    let refuse = |code, reason, facts: &[(&str, String)]| {
+        let message = format!("'{name}': {error}");
+        let metadata = [&[("name", name.to_owned())], facts].concat();
+        status(code, reason, message, &metadata)
+    };
+    match error {
+        OverLimit::Quota {
+            group,
+            what,
+            limit,
+            needed,
+        } => {
+            let facts = [
+                ("label", group.clone().unwrap_or_default()),
+                ("quota", (*what).to_owned()),
+                ("limit", limit.to_string()),
+                ("needed", needed.to_string()),
+            ];
+            refuse(Code::ResourceExhausted, "QUOTA_EXCEEDED", &facts)
+        }
+        OverLimit::HostMemory { .. } => refuse(Code::ResourceExhausted, "HOST_MEMORY", &[]),
+        OverLimit::Unknown(_) => refuse(Code::Internal, "INTERNAL", &[]),
+    }
+}
+
+/// The caller has no calls left for so long.
+pub(crate) fn rate_limited(peer: &Peer, wait: Duration) -> Status {
+    let message = format!(
+        "{peer} calls too often: try again in {} ms (limits.calls_per_second in the daemon's configuration)",
+        wait.as_millis() + 1
+    );
+    let mut details = ErrorDetails::with_error_info("RATE_LIMITED", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(wait));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 fn device(name: &str, error: &DeviceCommandError) -> Status {

@@ -9,6 +9,8 @@
 //!   time of the restart ----> built anew --> STARTED, or RESTART_FAILED and another time
 //! ```
 
+mod start;
+
 use std::{
     sync::{Arc, Weak},
     time::SystemTime,
@@ -34,10 +36,10 @@ use super::{
     catch::catch_panic,
     live::Live,
     recording::{LineSink, Lines},
-    restart::NextStart,
 };
 use crate::{
     Daemon, convert,
+    limits::Account,
     metrics::Meter,
     registry::Reservation,
     store::{Change, What},
@@ -51,6 +53,8 @@ pub(super) struct Actor {
     vm: Weak<VmHandle>,
     /// `None` once the machine has ended.
     live: Option<Live>,
+    /// What it takes; `None` once it is deleted.
+    account: Option<Account>,
     /// When it is started again.
     next_start: Option<Instant>,
     status: watch::Sender<Status>,
@@ -82,11 +86,12 @@ impl Actor {
         vm: &Arc<VmHandle>,
         ends: Ends,
         live: Live,
+        account: Account,
         reservation: Reservation,
     ) {
         ends.parts.send_replace(live.parts());
         let span = info_span!(parent: None, "machine", vm = %vm.record.name);
-        let (actor, messages) = Self::new(daemon.clone(), vm, ends, Some(live));
+        let (actor, messages) = Self::new(daemon.clone(), vm, ends, Some(live), account);
         span.in_scope(|| {
             actor.publish_with(
                 Kind::Created(Default::default()),
@@ -105,7 +110,8 @@ impl Actor {
         reservation: Reservation,
     ) {
         let span = info_span!(parent: None, "machine", vm = %vm.record.name);
-        let (mut actor, messages) = Self::new(daemon.clone(), vm, ends, None);
+        let account = daemon.limits.recover(&vm.spec());
+        let (mut actor, messages) = Self::new(daemon.clone(), vm, ends, None, account);
         // There is nothing to read, and nothing to come.
         actor.parts.borrow().console.close();
         reservation.fill(vm.clone());
@@ -125,12 +131,14 @@ impl Actor {
         vm: &Arc<VmHandle>,
         ends: Ends,
         live: Option<Live>,
+        account: Account,
     ) -> (Self, mpsc::Receiver<Message>) {
         let actor = Self {
             daemon,
             record: vm.record.clone(),
             vm: Arc::downgrade(vm),
             live,
+            account: Some(account),
             next_start: None,
             status: ends.status,
             parts: ends.parts,
@@ -275,97 +283,6 @@ impl Actor {
         refused.map_or(Ok(()), |refusal| Err(TurnError::Refused(refusal)))
     }
 
-    async fn start(&mut self, paused: bool) -> Result<Status, VmError> {
-        if self.live.is_some() {
-            return Err(VmError::NotEnded);
-        }
-        if self.daemon.is_ending() {
-            return Err(super::CreateError::ShuttingDown.into());
-        }
-        self.build(None).await?;
-        if paused {
-            Ok(self.status())
-        } else {
-            self.command(Command::Cont).await
-        }
-    }
-
-    /// Builds the machine anew: by its policy, the restart with this number in a row, or as somebody asked.
-    async fn build(&mut self, restart: Option<u32>) -> Result<(), VmError> {
-        let vm = self.vm.upgrade().ok_or(VmError::Gone)?;
-        let live = Live::build(&self.daemon, &vm, None).await?;
-        self.parts.send_modify(|parts| {
-            let ended = std::mem::replace(parts, live.parts());
-            parts.previous_console = Some(ended.console);
-        });
-        self.live = Some(live);
-        self.next_start = None;
-        let anew = |status: &mut Status| {
-            status.end = None;
-            status.actions = status.spec.definition.actions;
-            status.started = SystemTime::now();
-            status.restarts = restart.unwrap_or(0);
-            status.next_start = None;
-        };
-        let started = Kind::Started(event::Started { restart });
-        self.publish_with(started, RunState::Prelaunch, anew);
-        Ok(())
-    }
-
-    /// Starts the machine again, as its policy says.
-    async fn restart(&mut self) {
-        self.next_start = None;
-        // The semaphore is never closed.
-        let daemon = self.daemon.clone();
-        let _turn = daemon.restarts.acquire().await;
-        if self.daemon.is_ending() {
-            // The store knows when it was to be.
-            return;
-        }
-        let status = self.status();
-        let (state, restarts, spec) = (status.state, status.restarts, status.spec);
-        match self.build(Some(restarts)).await {
-            Ok(()) => {
-                // Nobody waits for an answer; a failure has been published.
-                let _ = self.command(Command::Cont).await;
-            }
-            Err(why) => {
-                let reason = why.to_string();
-                error!(reason, "the machine cannot be started again");
-                let next = spec.definition.restart.after(restarts);
-                let failed = Kind::RestartFailed(event::RestartFailed {
-                    restart: restarts,
-                    reason,
-                });
-                let planned = self.plan(next);
-                self.publish_with(failed, state, planned);
-            }
-        }
-    }
-
-    /// Sees to the next start, if there is one; what that changes of the status.
-    fn plan(&mut self, next: Result<NextStart, u32>) -> impl FnOnce(&mut Status) + use<> {
-        let (restarts, wait) = match next {
-            Ok(NextStart { restart, wait }) => (restart, Some(wait)),
-            Err(restarts) => (restarts, None),
-        };
-        self.next_start = wait.and_then(|wait| Instant::now().checked_add(wait));
-        let time = wait.and_then(|wait| SystemTime::now().checked_add(wait));
-        move |status| {
-            status.restarts = restarts;
-            status.next_start = time;
-        }
-    }
-
-    fn cancel_restart(&mut self) {
-        self.next_start = None;
-        let status = self.status();
-        if status.next_start.is_some() {
-            let cancelled = Kind::RestartCancelled(Default::default());
-            self.publish_with(cancelled, status.state, |status| status.next_start = None);
-        }
-    }
-
     fn record(&mut self) -> Result<Lines, VmError> {
         let live = self.live.as_mut().ok_or(VmError::Ended)?;
         let (sink, lines) = LineSink::new();
@@ -398,6 +315,9 @@ impl Actor {
             labels,
             revision: before.revision + 1,
         });
+        if let Some(account) = &self.account {
+            self.daemon.limits.relabel(account, &spec)?;
+        }
         let updated = event::Updated {
             fields,
             etag: spec.etag(&self.record.id),
@@ -424,6 +344,7 @@ impl Actor {
             // A machine that fails to quit has ended all the same.
             let _ = self.command(Command::Quit).await;
         }
+        self.account = None;
         let forget = |_: &mut Status| {
             let Record { name, id, .. } = self.record.as_ref();
             self.daemon.registry.remove(name, id);
@@ -454,9 +375,17 @@ impl Actor {
         if let Err(panic) = catch_panic(live.main_loop.clean_up(ending)).await {
             error!(panic, "the cleanup was cut short");
         }
+        self.takes_nothing();
         self.ended(kind, live.requests.state());
         self.parts.send_modify(|parts| parts.vcpu_threads.clear());
         self.daemon.reaper.close(live.main_loop);
+    }
+
+    /// What it took of the limits is free, but for its place.
+    fn takes_nothing(&self) {
+        if let Some(account) = &self.account {
+            account.ended();
+        }
     }
 
     /// Tells of the machine's end, and sees to its next start.

@@ -150,9 +150,11 @@ pub async fn create(
     let (handle, ends) = VmHandle::new(record, status, daemon.events.clone());
     // Of what outlives the call that is under way.
     let span = info_span!(parent: None, "machine", vm = %name);
+    // Before the host is asked for anything.
+    let account = daemon.limits.open(&handle.spec())?;
     let build = Live::build(daemon, &handle, fail_at);
     let live = build.instrument(span).await?;
-    Actor::spawn(daemon.clone(), &handle, ends, live, reservation);
+    Actor::spawn(daemon.clone(), &handle, ends, live, account, reservation);
 
     let status = if paused {
         handle.stored(handle.status()).await?

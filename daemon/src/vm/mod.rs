@@ -41,7 +41,9 @@ use vmm::{
     runstate::Command,
 };
 
-use crate::{event_log::EventLog, metrics::Meter, qmp::Door, store::Unavailable};
+use crate::{
+    event_log::EventLog, limits::OverLimit, metrics::Meter, qmp::Door, store::Unavailable,
+};
 
 pub(crate) use self::create::recover;
 pub use self::{
@@ -184,6 +186,9 @@ pub enum VmError {
     /// It could not be built.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// There is too much already.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// What it would change cannot be stored: nothing was done.
     #[error("nothing was done: {0}")]
     NotReady(#[source] Unavailable),

@@ -149,7 +149,7 @@ fn shown(path: &str, value: &Value) -> String {
         Value::String(text) => view::printable(text),
         Value::Number(number) if path.ends_with("_bytes") => number
             .as_u64()
-            .map_or_else(|| number.to_string(), view::size),
+            .map_or_else(|| number.to_string(), crate::format_size),
         other => view::printable(&other.to_string()),
     }
 }

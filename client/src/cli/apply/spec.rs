@@ -353,7 +353,7 @@ impl<'de> Deserialize<'de> for Size {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
-                values::memory(text).map(Size).map_err(E::custom)
+                crate::parse_size(text).map(Size).map_err(E::custom)
             }
         }
         deserializer.deserialize_any(Reader)

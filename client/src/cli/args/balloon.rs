@@ -2,8 +2,6 @@
 
 use clap::Args as Group;
 
-use super::super::values;
-
 #[derive(Debug, Group)]
 #[command(after_help = "\
 As with QEMU, SIZE is the memory that the guest is to have: it gives the rest back to the host, in its
@@ -18,6 +16,6 @@ pub(in crate::cli) struct Balloon {
     pub(in crate::cli) name: String,
 
     /// Memory that the guest is to have: bytes, or with K, M, G or T for binary multiples
-    #[arg(value_parser = values::memory)]
+    #[arg(value_parser = crate::parse_size)]
     pub(in crate::cli) size: Option<u64>,
 }

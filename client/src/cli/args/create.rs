@@ -143,7 +143,7 @@ pub(in crate::cli) struct Run {
 #[derive(Debug, Group)]
 pub(in crate::cli) struct Machine {
     /// Guest memory: bytes, or with K, M, G or T for binary multiples [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    #[arg(long, value_name = "SIZE", value_parser = crate::parse_size)]
     memory: Option<u64>,
 
     /// Number of vCPUs [default: 1]

@@ -2,7 +2,7 @@
 
 use clap::{Args as Group, Subcommand};
 
-use super::super::{disk, values};
+use super::super::disk;
 use crate::v1;
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +64,7 @@ pub(in crate::cli) struct ResizeDisk {
     pub(in crate::cli) disk: String,
 
     /// Its new size: bytes, or with K, M, G or T for binary multiples [default: its image's size]
-    #[arg(value_parser = values::memory)]
+    #[arg(value_parser = crate::parse_size)]
     pub(in crate::cli) size: Option<u64>,
 
     /// Let it become smaller; what is beyond the new size is lost

@@ -1,7 +1,7 @@
 //! The command on a machine's balloon.
 
 use super::{
-    super::{args::Balloon, failure::Failure, output::Output, view},
+    super::{args::Balloon, failure::Failure, output::Output},
     machines::show,
 };
 use crate::{Client, json};
@@ -20,12 +20,12 @@ pub(super) async fn run(
     let balloon = client.query_balloon(name).await;
     let balloon = balloon.map_err(Failure::call(doing()))?;
     let line = || {
-        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), view::size);
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), crate::format_size);
         let stats = balloon.stats.unwrap_or_default();
         format!(
             "{name}: has {} of {} asked for, {} available to programs",
-            view::size(balloon.actual_bytes),
-            view::size(balloon.target_bytes),
+            crate::format_size(balloon.actual_bytes),
+            crate::format_size(balloon.target_bytes),
             bytes(stats.available_memory),
         )
     };

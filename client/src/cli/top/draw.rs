@@ -89,7 +89,7 @@ fn summary<'a>(model: &Model, rows: &[model::Row<'_>]) -> Paragraph<'a> {
         model.endpoint,
         rows.len(),
         counts.join(", "),
-        view::size(memory)
+        crate::format_size(memory)
     );
     Paragraph::new(text).style(Style::new().add_modifier(Modifier::BOLD))
 }
