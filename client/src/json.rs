@@ -17,7 +17,7 @@ use crate::{
 
 /// A machine: `name`, `id`, `state`, `running`, `phase`, `seq`, `vm_seq`, `labels`, `etag`, `memory_bytes`, `vcpus`,
 /// `firmware`, `kernel`, `initrd`, `cmdline`, `serial_socket`, `qmp_socket`, `cpu_model`, `cpu_template`,
-/// `cpu_pins`, `disks`, `nets`, `rng`, `vsock`, `balloon`, `console_ports`, `virtio_transport`, `create_time`, `actions`, `end`,
+/// `cpu_pins`, `cpu_weight`, `cpu_limit_millis`, `disks`, `nets`, `rng`, `vsock`, `balloon`, `console_ports`, `virtio_transport`, `create_time`, `actions`, `end`,
 /// `restart`, `restarts`, `next_start_time`, `start_time`.
 pub fn vm(vm: &Vm) -> Value {
     let status = vm.status.clone().unwrap_or_default();
@@ -43,6 +43,8 @@ pub fn vm(vm: &Vm) -> Value {
         "cpu_model": CpuModel::spelling_of(definition.cpu_model),
         "cpu_template": filled(&definition.cpu_template),
         "cpu_pins": definition.cpu_pins.iter().map(pin).collect::<Vec<_>>(),
+        "cpu_weight": definition.cpu_weight,
+        "cpu_limit_millis": definition.cpu_limit_millis,
         "disks": definition.disks.iter().map(disk).collect::<Vec<_>>(),
         "nets": definition.nets.iter().map(net).collect::<Vec<_>>(),
         "rng": definition.rng,
@@ -286,7 +288,7 @@ mod tests {
         let text = vm(&Vm::default()).to_string();
         assert_eq!(
             text,
-            r#"{"name":"","id":"","state":null,"running":false,"phase":null,"seq":0,"vm_seq":0,"labels":{},"etag":null,"memory_bytes":null,"vcpus":null,"firmware":null,"kernel":null,"initrd":null,"cmdline":null,"serial_socket":null,"qmp_socket":null,"cpu_model":null,"cpu_template":null,"cpu_pins":[],"disks":[],"nets":[],"rng":false,"vsock":null,"balloon":null,"console_ports":[],"virtio_transport":null,"create_time":null,"actions":null,"end":null,"restart":null,"restarts":0,"next_start_time":null,"start_time":null}"#
+            r#"{"name":"","id":"","state":null,"running":false,"phase":null,"seq":0,"vm_seq":0,"labels":{},"etag":null,"memory_bytes":null,"vcpus":null,"firmware":null,"kernel":null,"initrd":null,"cmdline":null,"serial_socket":null,"qmp_socket":null,"cpu_model":null,"cpu_template":null,"cpu_pins":[],"cpu_weight":null,"cpu_limit_millis":null,"disks":[],"nets":[],"rng":false,"vsock":null,"balloon":null,"console_ports":[],"virtio_transport":null,"create_time":null,"actions":null,"end":null,"restart":null,"restarts":0,"next_start_time":null,"start_time":null}"#
         );
     }
 

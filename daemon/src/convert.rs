@@ -317,6 +317,8 @@ pub fn definition(definition: &Definition) -> v1::VmDefinition {
         },
         cpu_template: path(&definition.cpu_template),
         cpu_pins: definition.cpu_pins.iter().map(pin).collect(),
+        cpu_weight: Some(definition.cpu_share.weight),
+        cpu_limit_millis: definition.cpu_share.limit_millis,
         disks: definition.disks.iter().map(disk).collect(),
         rng: definition.rng,
         nets: definition.nets.iter().map(net).collect(),

@@ -13,6 +13,7 @@ use vmm::{machine::Host, runstate::Command};
 use crate::{
     access::Access,
     config::Config,
+    cpu_control::Hierarchy,
     event_log::EventLog,
     limits::Limits,
     metrics::Metrics,
@@ -37,6 +38,8 @@ pub struct Daemon {
     /// Who may do what.
     pub(crate) access: Arc<Access>,
     pub(crate) reaper: Reaper,
+    /// Where the host lets it set CPU weights and limits.
+    pub(crate) cpu_hierarchy: Option<Hierarchy>,
     /// How much there may be.
     pub(crate) limits: Arc<Limits>,
     /// The kernels and RAM disks that machines use.
@@ -93,6 +96,7 @@ impl Daemon {
             audit,
             access,
             reaper: Reaper::default(),
+            cpu_hierarchy: Hierarchy::find(),
             limits: Arc::new(Limits::new(config.limits.clone())),
             images: Arc::default(),
             open_disk: config.open_disk.clone(),

@@ -14,6 +14,7 @@ pub mod access;
 pub mod config;
 pub mod containment;
 pub mod convert;
+pub mod cpu_control;
 mod daemon;
 pub mod demo;
 pub mod event_log;

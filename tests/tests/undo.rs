@@ -92,6 +92,7 @@ fn definitions(directory: &Path) -> [Definition; 2] {
         cpu_model: CpuModel::Portable,
         cpu_template: Some(file("template", br#"{"cpuid_modifiers": []}"#)),
         cpu_pins: vec![pin(0), pin(1)],
+        cpu_share: Default::default(),
         disks: vec![Disk {
             path: file("disk", &[0; 512]),
             ..Default::default()

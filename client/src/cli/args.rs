@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and the help that says so.
 
 mod balloon;
+mod cpu;
 mod create;
 mod disk;
 mod label;
@@ -15,6 +16,7 @@ use clap::{
 use clap_complete::Shell;
 
 pub(super) use balloon::Balloon;
+pub(super) use cpu::{Cpu, CpuShare};
 pub(super) use create::{Create, Run};
 pub(super) use disk::{AddDisk, Disk, RemoveDisk, ResizeDisk};
 pub(super) use label::{Label, Labels, Selected};
@@ -140,6 +142,8 @@ pub(super) enum Command {
     SetAction(SetAction),
     /// Show or change a machine's labels
     Label(Label),
+    /// Change how much a machine gets of the host's processors
+    Cpu(Cpu),
     /// Change the disks of a live machine
     #[command(subcommand)]
     Disk(Disk),
@@ -214,14 +218,15 @@ its default; relative paths are meant from where the file is; sizes may have K, 
   - name: probe
     paused: true
 
-The others: firmware, serial_socket, qmp_socket, cpu_model, cpu_template, cpu_pins (vcpu, host_cpus), rng,
+The others: firmware, serial_socket, qmp_socket, cpu_model, cpu_template, cpu_pins (vcpu, host_cpus),
+cpu_weight, cpu_limit_millis, rng,
 vsock (cid, path), balloon (size_bytes, stats_interval_seconds, deflate_on_oom, free_page_reporting),
 console_ports (name, path, console), virtio_transport; of disks: read_only, serial, rerror, format,
 queues, aio; of nets: passt, mac, queues, link_down, rx_rate_limit, tx_rate_limit; of rate limits:
 bps_burst, iops, iops_burst. paused is for the creation alone.
 
-The command shows what it will do, and asks. Labels (all of them: others are removed), restart policy and
-actions are changed in place. If anything else of a live machine differs it has to be built anew: it is
+The command shows what it will do, and asks. Labels (all of them: others are removed), restart policy, CPU
+weight and limit, and actions are changed in place. If anything else of a live machine differs it has to be built anew: it is
 quit, deleted and created, which is done only with --replace. Everything of a machine that has ended is
 changed in place, for its next start; it stays ended. A machine that another has changed meanwhile is
 left as it is, and told. With -o json each change is an object: name, change, fields, done.
@@ -271,6 +276,7 @@ impl Command {
             Self::Create(_)
             | Self::Start(_)
             | Self::SetAction(_)
+            | Self::Cpu(_)
             | Self::Disk(_)
             | Self::Net(_) => true,
             Self::Cont(them)

@@ -118,7 +118,7 @@ fn explain(doing: &str, error: &Error) -> String {
 }
 
 /// The interface's fields, and the options that fill them.
-const OPTIONS: [(&str, &str); 18] = [
+const OPTIONS: [(&str, &str); 20] = [
     ("definition.vsock.cid", "--vsock cid="),
     ("definition.vsock.path", "--vsock path="),
     ("definition.balloon.size_bytes", "--balloon size="),
@@ -135,6 +135,8 @@ const OPTIONS: [(&str, &str); 18] = [
     ("definition.virtio_transport", "--virtio-transport"),
     ("definition.cpu_template", "--cpu-template"),
     ("definition.cpu_pins", "--pin"),
+    ("definition.cpu_weight", "--cpu-weight"),
+    ("definition.cpu_limit_millis", "--cpu-limit"),
     ("size_bytes", "SIZE"),
     ("set allow_shrink", "give --shrink"),
 ];

@@ -124,6 +124,25 @@ pub(super) fn pin(text: &str) -> Result<CpuPin, String> {
     Ok(CpuPin { vcpu, host_cpus })
 }
 
+/// Reads a number of CPUs, such as 2, 0.5 or 1.25: in thousandths.
+pub(super) fn cpus(text: &str) -> Result<u32, String> {
+    const EXPECTED: &str =
+        "expected a number of CPUs with at most three digits after the point, for example 0.5";
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| {
+        number(text)
+            .flatten()
+            .and_then(|value| u32::try_from(value).ok())
+    };
+    if part.len() > 3 {
+        return Err(EXPECTED.to_owned());
+    }
+    let part = digits(&format!("{part:0<3}")).ok_or(EXPECTED)?;
+    let whole = digits(whole).and_then(|whole| whole.checked_mul(1000));
+    let sum = whole.and_then(|whole| whole.checked_add(part));
+    sum.ok_or_else(|| EXPECTED.to_owned())
+}
+
 /// Reads a time: `500ms`, `30s`, `2m`, `1h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a number with ms, s, m or h, for example 30s";
@@ -185,6 +204,18 @@ pub(super) fn split(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpus_have_thousandths() {
+        for (text, millis) in [("2", 2000), ("0.5", 500), ("1.25", 1250), ("0.001", 1)] {
+            assert_eq!(cpus(text), Ok(millis), "{text}");
+        }
+        for bad in [
+            "", ".", "-1", "1.2345", "1,5", "x", "1.", ".5", "1.x", "5000000",
+        ] {
+            assert!(cpus(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_have_a_unit() {

@@ -109,6 +109,7 @@ pub(super) fn details(vm: &Vm) -> Vec<String> {
         ("end", status.end.as_ref().map_or_else(dash, end)),
         ("vcpus", vcpus),
         ("cpu", cpu),
+        ("share", cpu_share(&definition)),
         ("pins", pins(&definition.cpu_pins)),
         ("memory", memory),
     ];
@@ -313,6 +314,15 @@ fn words(object: &Value) -> String {
         None => format!("{key}={value}"),
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// What a machine gets of the host's processors.
+pub(super) fn cpu_share(definition: &crate::v1::VmDefinition) -> String {
+    let weight = definition.cpu_weight.unwrap_or(100);
+    match definition.cpu_limit_millis {
+        Some(limit) => format!("weight={weight} limit={}", f64::from(limit) / 1000.0),
+        None => format!("weight={weight}"),
+    }
 }
 
 /// The spelling of a message's field.

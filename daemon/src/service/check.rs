@@ -25,6 +25,7 @@ use crate::{
     Daemon,
     access::{Caller, Reach, Role},
     convert,
+    cpu_control::{CpuShare, DEFAULT_WEIGHT, MAX_LIMIT, MAX_WEIGHT, MIN_LIMIT},
     vm::{Definition, Kernel},
 };
 
@@ -167,6 +168,7 @@ pub(crate) fn definition(
         cpu_model,
         cpu_template: path("definition.cpu_template", definition.cpu_template)?,
         cpu_pins,
+        cpu_share: cpu_share(definition.cpu_weight, definition.cpu_limit_millis)?,
         disks,
         rng: definition.rng,
         nets,
@@ -175,6 +177,25 @@ pub(crate) fn definition(
         console_ports,
         virtio_transport,
         restart: restart(definition.restart)?,
+    })
+}
+
+fn cpu_share(weight: Option<u32>, limit_millis: Option<u32>) -> Result<CpuShare, Refusal> {
+    let weight = weight.unwrap_or(DEFAULT_WEIGHT);
+    if !(1..=MAX_WEIGHT).contains(&weight) {
+        let problem = format!("{weight}: a weight is from 1 to {MAX_WEIGHT}");
+        return Err(invalid_field("definition.cpu_weight", &problem));
+    }
+    if let Some(limit) = limit_millis
+        && !(MIN_LIMIT..=MAX_LIMIT).contains(&limit)
+    {
+        let problem =
+            format!("{limit}: a limit is from {MIN_LIMIT} to {MAX_LIMIT} thousandths of a CPU");
+        return Err(invalid_field("definition.cpu_limit_millis", &problem));
+    }
+    Ok(CpuShare {
+        weight,
+        limit_millis,
     })
 }
 

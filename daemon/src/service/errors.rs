@@ -384,6 +384,7 @@ fn create(name: &str, error: &CreateError) -> Status {
             "definition.qmp_socket",
             &error.to_string(),
         ),
+        CreateError::CpuControl(_) => refuse(Code::FailedPrecondition, "CPU_CONTROL_UNAVAILABLE"),
         CreateError::Build(error) if is_exhausted(error) => {
             refuse(Code::ResourceExhausted, "HOST_EXHAUSTED")
         }

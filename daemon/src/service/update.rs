@@ -24,8 +24,12 @@ use crate::{
     vm::{Labels, Spec, Status, Update, VmError, VmHandle},
 };
 
-/// What of a live machine's definition may change: it does nothing to its guest.
-const LIVE_FIELDS: [&str; 1] = ["definition.restart"];
+/// What of a live machine's definition may change: it does nothing that its guest sees.
+const LIVE_FIELDS: [&str; 3] = [
+    "definition.restart",
+    "definition.cpu_weight",
+    "definition.cpu_limit_millis",
+];
 
 /// Serves a request of a caller whose paths may lead so far.
 pub(super) async fn update(
@@ -202,7 +206,7 @@ macro_rules! fields {
 
 fields! {
     memory_bytes vcpus firmware actions serial_socket qmp_socket kernel initrd cmdline cpu_model cpu_template cpu_pins
-    disks rng nets vsock balloon console_ports virtio_transport restart
+    disks rng nets vsock balloon console_ports virtio_transport restart cpu_weight cpu_limit_millis
 }
 
 #[cfg(test)]

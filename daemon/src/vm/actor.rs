@@ -179,7 +179,7 @@ impl Actor {
                     let _ = reply.send(self.record());
                 }
                 Wakeup::Message(Message::Update { update, reply }) => {
-                    let _ = reply.send(self.update(*update));
+                    let _ = reply.send(self.update(*update).await);
                 }
                 Wakeup::Message(Message::Delete { force, only, reply }) => {
                     let deleted = self.delete(force, only).await;
@@ -290,7 +290,7 @@ impl Actor {
         Ok(lines)
     }
 
-    fn update(&mut self, update: Update) -> Result<Status, VmError> {
+    async fn update(&mut self, update: Update) -> Result<Status, VmError> {
         let Update {
             before,
             labels,
@@ -317,6 +317,13 @@ impl Actor {
         });
         if let Some(account) = &self.account {
             self.daemon.limits.relabel(account, &spec)?;
+        }
+        let share = spec.definition.cpu_share;
+        if let Some(live) = &mut self.live
+            && share != before.definition.cpu_share
+        {
+            let set = live.share(&self.daemon, &self.record.id, share).await;
+            set.map_err(super::CreateError::from)?;
         }
         let updated = event::Updated {
             fields,
@@ -378,7 +385,8 @@ impl Actor {
         self.takes_nothing();
         self.ended(kind, live.requests.state());
         self.parts.send_modify(|parts| parts.vcpu_threads.clear());
-        self.daemon.reaper.close(live.main_loop);
+        // While the threads are there: they leave the group.
+        self.daemon.reaper.close((live.cpu_group, live.main_loop));
     }
 
     /// What it took of the limits is free, but for its place.

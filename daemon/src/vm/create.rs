@@ -21,7 +21,7 @@ use super::{
     CpuTemplateError, FirmwareError, KernelError, NetError, Record, Spec, Status, VmError,
     VmHandle, actor::Actor, live::Live,
 };
-use crate::{Daemon, listener::SocketError};
+use crate::{Daemon, cpu_control::CpuControlError, listener::SocketError};
 
 /// A step of a creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,9 @@ pub enum CreateError {
     /// The machine cannot be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// Its vCPUs cannot have their share of the processors.
+    #[error(transparent)]
+    CpuControl(#[from] CpuControlError),
     /// The serial port's socket cannot be made.
     #[error(transparent)]
     SerialSocket(SocketError),

@@ -17,7 +17,10 @@ use super::{
     Disk, Kernel, Net, RestartPolicy,
     file::{FileError, read_file},
 };
-use crate::access::{Beneath, Reach};
+use crate::{
+    access::{Beneath, Reach},
+    cpu_control::CpuShare,
+};
 
 /// A machine's definition; the values have been checked.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ pub struct Definition {
     pub cpu_template: Option<PathBuf>,
     /// The vCPUs that may run only on certain host CPUs.
     pub cpu_pins: Vec<CpuPin>,
+    /// What it gets of the host's processors.
+    pub cpu_share: CpuShare,
     /// Its disks.
     pub disks: Vec<Disk>,
     /// Whether it has a source of entropy.

@@ -3,7 +3,10 @@
 //! The sockets belong to the main loop's closers, so that they are closed in the cleanup's order: the QMP door's with
 //! the monitors, the serial port's and those of devices with the chardevs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::{sync::Notify, task};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,7 @@ use super::{
 use crate::{
     Daemon,
     access::Beneath,
+    cpu_control::{CpuControlError, CpuShare, Group},
     listener::{SocketFile, SocketServer},
     qmp::{self, Door},
 };
@@ -31,6 +35,8 @@ pub(super) struct Live {
     pub(super) requests: Requests,
     /// Told when something is pending, a timer was armed, or a vCPU's thread died.
     pub(super) wake: Arc<Notify>,
+    /// If it has a share of its own.
+    pub(super) cpu_group: Option<Group>,
     door: Arc<Door>,
 }
 
@@ -61,21 +67,22 @@ impl Live {
         let build = {
             let (daemon, paths) = (daemon.clone(), paths.clone());
             let (name, definition, requests) = (name.clone(), definition.clone(), requests.clone());
+            let id = vm.record.id.clone();
             let span = Span::current();
             move || {
                 let _in_span = span.enter();
-                build_machine(
-                    &daemon,
-                    &paths,
-                    name,
-                    &definition,
-                    requests,
-                    Arc::new(notify),
-                    fail_at,
-                )
+                let wake = Arc::new(notify);
+                let (machine, device_files) =
+                    build_machine(&daemon, &paths, name, &definition, requests, wake, fail_at)?;
+                let share = definition.cpu_share;
+                if share != CpuShare::default() {
+                    machine.wait_for_threads()?;
+                }
+                let cpu_group = group(&daemon, &id, share, &threads(&machine))?;
+                Ok::<_, CreateError>((machine, device_files, cpu_group))
             }
         };
-        let (machine, device_files) = task::spawn_blocking(build)
+        let (machine, device_files, cpu_group) = task::spawn_blocking(build)
             .await
             .map_err(|error| CreateError::Interrupted(error.to_string()))??;
 
@@ -84,7 +91,7 @@ impl Live {
             Ok(sockets) => sockets,
             Err(error) => {
                 // Closing it takes tens of milliseconds, in which the runtime's thread has others to serve.
-                let _ = task::spawn_blocking(move || drop(machine)).await;
+                let _ = task::spawn_blocking(move || drop((cpu_group, machine))).await;
                 return Err(error);
             }
         };
@@ -97,8 +104,37 @@ impl Live {
             main_loop,
             requests,
             wake,
+            cpu_group,
             door,
         })
+    }
+
+    /// Gives its vCPUs another share.
+    pub(super) async fn share(
+        &mut self,
+        daemon: &Arc<Daemon>,
+        id: &str,
+        share: CpuShare,
+    ) -> Result<(), CpuControlError> {
+        let (daemon, id) = (daemon.clone(), id.to_owned());
+        let threads = threads(self.main_loop.machine());
+        let had = self.cpu_group.take();
+        let set = move || match had {
+            Some(group) => {
+                let set = group.set(share);
+                (Some(group), set)
+            }
+            None => match group(&daemon, &id, share, &threads) {
+                Ok(group) => (group, Ok(())),
+                Err(error) => (None, Err(error)),
+            },
+        };
+        // It does not panic.
+        let (group, set) = task::spawn_blocking(set)
+            .await
+            .unwrap_or((None, Err(CpuControlError::Unavailable)));
+        self.cpu_group = group;
+        set
     }
 
     /// What others use of the machine.
@@ -117,6 +153,28 @@ impl Live {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// The host's threads of its vCPUs, all of which have begun.
+fn threads(machine: &KvmMachine) -> Vec<i32> {
+    let threads = machine.vcpu_threads();
+    let ids = threads.iter().map(|id| id.load(Ordering::Relaxed));
+    ids.collect()
+}
+
+/// The group of a machine with these threads; none if its share is what every machine has.
+fn group(
+    daemon: &Daemon,
+    id: &str,
+    share: CpuShare,
+    threads: &[i32],
+) -> Result<Option<Group>, CpuControlError> {
+    if share == CpuShare::default() {
+        return Ok(None);
+    }
+    let hierarchy = daemon.cpu_hierarchy.as_ref();
+    let hierarchy = hierarchy.ok_or(CpuControlError::Unavailable)?;
+    Group::new(hierarchy, id, share, threads).map(Some)
 }
 
 /// The sockets of a machine. Once closed, they take no new clients; those that there are get what is left.

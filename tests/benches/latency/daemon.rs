@@ -152,6 +152,7 @@ pub(crate) fn definition(kernel: Option<Kernel>) -> Definition {
         cpu_model: CpuModel::Host,
         cpu_template: None,
         cpu_pins: Vec::new(),
+        cpu_share: Default::default(),
         disks: Vec::new(),
         rng: false,
         nets: Vec::new(),

@@ -237,6 +237,10 @@ impl KvmMachine {
                 Vcpu::spawn(vcpu, start, format!("vcpu{index}:{}", config.name), context)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        // Whether the host gives the CPUs is an answer to whoever asked for them; nothing else needs to be waited for.
+        if !config.cpu.pins.is_empty() {
+            vcpus.iter().try_for_each(Vcpu::ready)?;
+        }
         done(BuildStep::Threads)?;
 
         Ok(Self {

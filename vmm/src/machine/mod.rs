@@ -161,6 +161,11 @@ impl KvmMachine {
         &self.counters
     }
 
+    /// Waits until the vCPUs' threads have begun, which they do by themselves. Blocks.
+    pub fn wait_for_threads(&self) -> Result<(), BuildError> {
+        self.vcpus.iter().try_for_each(Vcpu::ready)
+    }
+
     /// The host's thread of each vCPU, in order; 0 until the thread has begun.
     pub fn vcpu_threads(&self) -> Vec<Arc<AtomicI32>> {
         self.vcpus.iter().map(Vcpu::thread_id).collect()

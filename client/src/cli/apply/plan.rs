@@ -3,7 +3,7 @@
 //!
 //! | what differs | of a live machine | of one that has ended |
 //! | --- | --- | --- |
-//! | labels, restart policy | UpdateVm | UpdateVm |
+//! | labels, restart policy, CPU share | UpdateVm | UpdateVm |
 //! | actions | SetAction | UpdateVm |
 //! | anything else | built anew | UpdateVm |
 
@@ -104,7 +104,7 @@ pub(super) fn plan(there: &[Vm], wanted: Vec<Spec>, prune: bool) -> Vec<Change> 
 }
 
 /// What is compared, by its name in JSON. What a newer daemon has besides is left alone.
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 23] = [
     LABELS,
     "memory_bytes",
     "vcpus",
@@ -117,6 +117,8 @@ const FIELDS: [&str; 21] = [
     "cpu_model",
     "cpu_template",
     "cpu_pins",
+    CPU_WEIGHT,
+    CPU_LIMIT,
     "disks",
     "nets",
     "rng",
@@ -131,6 +133,8 @@ const FIELDS: [&str; 21] = [
 const LABELS: &str = "labels";
 const ACTIONS: &str = "actions";
 const RESTART: &str = "restart";
+const CPU_WEIGHT: &str = "cpu_weight";
+const CPU_LIMIT: &str = "cpu_limit_millis";
 
 /// What makes the machine as it should be, unless it is.
 fn change(vm: &Vm, spec: Spec) -> Option<Change> {
@@ -178,7 +182,7 @@ fn change(vm: &Vm, spec: Spec) -> Option<Change> {
 
 /// Whether a live machine cannot change this.
 fn needs_end(field: &str) -> bool {
-    ![LABELS, ACTIONS, RESTART].contains(&field)
+    ![LABELS, ACTIONS, RESTART, CPU_WEIGHT, CPU_LIMIT].contains(&field)
 }
 
 /// The request that changes these fields.
@@ -222,6 +226,7 @@ fn with_defaults(mut wanted: VmDefinition, there: &VmDefinition) -> VmDefinition
     };
     wanted.memory_bytes.get_or_insert(256 << 20);
     wanted.vcpus.get_or_insert(1);
+    wanted.cpu_weight.get_or_insert(100);
     or(&mut wanted.cpu_model, CpuModel::Host);
     or(&mut wanted.virtio_transport, VirtioTransport::Mmio);
     // Without restarts the rest of a policy says nothing.

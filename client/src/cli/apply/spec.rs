@@ -68,6 +68,8 @@ struct Machine {
     cpu_template: Option<PathBuf>,
     #[serde(default)]
     cpu_pins: Vec<Pin>,
+    cpu_weight: Option<u32>,
+    cpu_limit_millis: Option<u32>,
     #[serde(default)]
     disks: Vec<Disk>,
     #[serde(default)]
@@ -222,6 +224,8 @@ impl Machine {
             cpu_model: raw(self.cpu_model),
             cpu_template: some(self.cpu_template),
             cpu_pins: self.cpu_pins.into_iter().map(Pin::message).collect(),
+            cpu_weight: self.cpu_weight,
+            cpu_limit_millis: self.cpu_limit_millis,
             disks: self.disks.into_iter().map(disk).collect(),
             rng: self.rng,
             nets: self.nets.into_iter().map(net).collect(),
@@ -408,6 +412,8 @@ mod tests {
   cpu_model: portable
   cpu_template: t.json
   cpu_pins: [{vcpu: 0, host_cpus: [1, 2]}]
+  cpu_weight: 50
+  cpu_limit_millis: 1500
   disks:
   - {path: a.img, read_only: true, serial: s, rerror: stop, werror: ignore, format: raw, queues: 2, aio: threads,
      rate_limit: {bps: 10M, bps_burst: 1, iops: 500, iops_burst: 2}}

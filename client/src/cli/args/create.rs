@@ -7,7 +7,7 @@ use super::super::{
     settings::{self, Setting},
     values, vsock,
 };
-use super::Labels;
+use super::{CpuShare, Labels};
 use crate::v1::{
     BalloonDevice, ConsolePort, CpuModel, CpuPin, Disk, Net, RestartPolicy, VirtioTransport,
     VmDefinition, Vsock,
@@ -178,6 +178,9 @@ pub(in crate::cli) struct Machine {
     #[arg(long = "pin", value_name = "VCPU=CPUS", value_parser = values::pin)]
     pins: Vec<CpuPin>,
 
+    #[command(flatten)]
+    cpu_share: CpuShare,
+
     /// Disk image, as PATH[,format=qcow2][,readonly][,serial=S][,rerror=P][,werror=P][,bps=SIZE]...; see below; repeatable
     #[arg(long = "disk", value_name = "PATH[,OPTION]", value_parser = disk::read)]
     disks: Vec<Disk>,
@@ -240,6 +243,8 @@ impl Machine {
             cpu_model: self.cpu.unwrap_or_default().into(),
             cpu_template: self.cpu_template.unwrap_or_default(),
             cpu_pins: self.pins,
+            cpu_weight: self.cpu_share.cpu_weight,
+            cpu_limit_millis: self.cpu_share.cpu_limit,
             disks: self.disks,
             rng: self.rng,
             nets: self.nets,

@@ -1,6 +1,7 @@
 //! From a parsed command line to calls: starts the runtime, connects, and hands over to the command.
 
 mod balloon;
+mod cpu;
 mod device;
 mod disk;
 mod events;
@@ -91,6 +92,7 @@ async fn serve(client: &Client, command: Command, out: &mut Output) -> Result<()
         Command::Quit(them) => machines::each(client, "quit", &them, out, Client::quit).await,
         Command::Start(start) => machines::start(client, &start, out).await,
         Command::Rm(remove) => machines::remove(client, &remove, out).await,
+        Command::Cpu(cpu) => cpu::run(client, cpu, out).await,
         Command::Label(label) => label::run(client, label, out).await,
         Command::SetAction(set) => machines::set_action(client, &set, out).await,
         Command::Disk(command) => disk::run(client, &command, out).await,

@@ -22,7 +22,7 @@ mod throttle;
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering},
         mpsc,
     },
@@ -65,6 +65,8 @@ pub(super) struct Vcpu {
     power_on: Arc<PowerOn>,
     thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
+    /// Whether the thread is as it should be, once.
+    is_ready: Mutex<mpsc::Receiver<Result<(), BuildError>>>,
     /// Whether it has not run since power-on or reset.
     is_fresh: AtomicBool,
 }
@@ -141,10 +143,13 @@ impl Vcpu {
                         died: context.died.clone(),
                     };
                     let result = prepare_this_thread(&context);
-                    let failed = result.is_err();
-                    // Whoever made the thread waits for this.
+                    if let Err(error) = &result {
+                        error!(%error, "a vCPU's thread is not as it should be: its machine ends");
+                    }
+                    let is_ready = result.is_ok();
+                    // Whoever waits for this.
                     let _ = ready.send(result);
-                    if !failed {
+                    if is_ready {
                         run(vcpu, &control, &context);
                     }
                 }
@@ -152,16 +157,23 @@ impl Vcpu {
             .map_err(|error: io::Error| {
                 BuildError::VcpuThread(nix::Error::from_raw(error.raw_os_error().unwrap_or(0)))
             })?;
-        let vcpu = Self {
+        Ok(Self {
             control,
             power_on: Arc::new(power_on),
             thread_id,
             thread: Some(thread),
+            is_ready: Mutex::new(is_ready),
             is_fresh: AtomicBool::new(true),
-        };
+        })
+    }
+
+    /// Waits until the thread has begun and is as it should be; it takes a guest's first steps only then. Blocks. To be asked
+    /// once: it fails with what went wrong.
+    pub(super) fn ready(&self) -> Result<(), BuildError> {
+        let is_ready = self.is_ready.lock();
         // A thread that died without an answer is found by its owner.
-        is_ready.recv().unwrap_or(Ok(()))?;
-        Ok(vcpu)
+        let answer = is_ready.unwrap_or_else(PoisonError::into_inner).recv();
+        answer.unwrap_or(Ok(()))
     }
 
     /// The host's id of the thread; 0 until it has begun.
