@@ -298,7 +298,7 @@ async fn json_has_stable_fields() {
         "memory_bytes": 16 << 20, "vcpus": 2, "firmware": null, "kernel": null,
         "initrd": null, "cmdline": null, "serial_socket": serial,
         "qmp_socket": null, "cpu_model": "portable", "cpu_template": template,
-        "cpu_pins": [{"vcpu": 1, "host_cpus": [cpu]}], "rng": true,
+        "cpu_pins": [{"vcpu": 1, "host_cpus": [cpu]}], "cpu_weight": 100, "cpu_limit_millis": null, "rng": true,
         "vsock": {"cid": 3, "path": daemon.path("vsock")},
         "console_ports": [{"name": "org.x", "path": daemon.path("port"), "console": true}],
         "balloon": {"size_bytes": 8 << 20, "stats_interval_seconds": 5, "deflate_on_oom": false,
