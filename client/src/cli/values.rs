@@ -134,7 +134,7 @@ pub(super) fn cpus(text: &str) -> Result<u32, String> {
             .flatten()
             .and_then(|value| u32::try_from(value).ok())
     };
-    if part.len() > 3 {
+    if !(1..=3).contains(&part.len()) {
         return Err(EXPECTED.to_owned());
     }
     let part = digits(&format!("{part:0<3}")).ok_or(EXPECTED)?;
