@@ -11,9 +11,10 @@ const MIB: u64 = 1 << 20;
 const MACHINES: usize = 200;
 /// How much of one core the daemon may use while all its machines are idle, in percent.
 const IDLE_CPU: f64 = 2.0;
-/// What may stay of the 40 MiB of 200 machines that have gone: the events of their lives, and what the allocator does not
-/// give back of an arena for each thread of the runtime. It does not grow with the next 200.
-const MEMORY_LEFT: u64 = 12 * MIB;
+/// What may stay of the 40 MiB of 200 machines that have gone: the events of their lives, what the allocator does not give
+/// back of pages that hold anything, and what was used of the stacks that the C library keeps. It does not grow with the
+/// next 200.
+const MEMORY_LEFT: u64 = 16 * MIB;
 /// What the C library keeps of threads that have gone, whatever their number: 40 MiB of stacks (of 256 KiB, two mappings
 /// each), and eight arenas a core. A machine that stayed would keep its memory, which is checked as well.
 const MAPPINGS_KEPT: usize = 2 * 160 + 2 * 8 * 2;
@@ -69,6 +70,8 @@ async fn nothing_left(daemon: &Daemon, before: Resources) -> Resources {
             && now.descriptors <= before.descriptors
             && now.kvm <= before.kvm
             && now.mappings <= before.mappings + MAPPINGS_KEPT
+            // The heap goes back a second after the last machine.
+            && now.anonymous < before.anonymous + MEMORY_LEFT
     };
     daemon.settle(&format!("before: {before:?}"), settled).await
 }
@@ -120,8 +123,6 @@ async fn two_hundred_idle_machines_cost_nothing_and_leave_nothing() {
         used < IDLE_CPU,
         "{MACHINES} idle machines use {used}% of a core"
     );
-    let left = after.anonymous.saturating_sub(before.anonymous);
-    assert!(left < MEMORY_LEFT, "{left} bytes: {before:?}, {after:?}");
 }
 
 #[tokio::test]
@@ -137,7 +138,5 @@ async fn machines_that_come_and_go_leave_nothing() {
     }
     let after = nothing_left(&daemon, before).await;
     println!("{before:?}, {after:?}");
-    let left = after.anonymous.saturating_sub(before.anonymous);
-    assert!(left < MEMORY_LEFT, "{left} bytes: {before:?}, {after:?}");
     assert!(client.list().await.unwrap().vms.is_empty());
 }
