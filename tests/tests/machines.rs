@@ -96,6 +96,7 @@ async fn a_machine_has_the_definition_that_was_asked_for_or_the_defaults() {
         actions: Some(actions(
             "reboot=reset,shutdown=poweroff,panic=shutdown,watchdog=reset",
         )),
+        cpu_weight: Some(100),
         ..Default::default()
     };
     assert_eq!(plain.definition.as_ref(), Some(&defaults));
@@ -119,6 +120,7 @@ async fn a_machine_has_the_definition_that_was_asked_for_or_the_defaults() {
         virtio_transport: v1::VirtioTransport::Pci.into(),
         cpu_template: template.to_str().unwrap().to_owned(),
         cpu_pins: vec![pin],
+        cpu_weight: Some(100),
         ..Default::default()
     };
     let create = v1::CreateVmRequest {

@@ -108,18 +108,24 @@ async fn pages_that_are_free_go_to_the_host_without_a_word() {
     };
     // Linux reports nothing of a zone with less than 128 MiB that are free.
     let mut guest = boot(&host, 256 * MIB, device).await;
-    shell(&mut guest, FILL, "FILLED 0").await;
-    let before = resident(&host);
-    shell(&mut guest, FREE, "FREED 0").await;
     let began = Instant::now();
-    // The guest reports some seconds later.
-    while resident(&host) + FILLED / 3 > before {
-        assert!(
-            began.elapsed() < LINUX_DEADLINE,
-            "{before} -> {}",
-            resident(&host)
-        );
-        shell(&mut guest, "sleep 1; echo SLEPT", "SLEPT").await;
+    while !is_reported(&host, &mut guest).await {
+        assert!(began.elapsed() < LINUX_DEADLINE, "{}", resident(&host));
     }
     shell(&mut guest, FILL, "FILLED 0").await;
+}
+
+/// Fills memory and frees it, and waits for the host to get it: the guest reports some seconds later. It reports blocks of
+/// 2 MiB alone, so what is filled may be in none that is free as a whole afterwards.
+async fn is_reported(host: &LinuxHost, guest: &mut Guest) -> bool {
+    shell(guest, FILL, "FILLED 0").await;
+    let before = resident(host);
+    shell(guest, FREE, "FREED 0").await;
+    for _ in 0..20 {
+        if resident(host) + FILLED / 3 < before {
+            return true;
+        }
+        shell(guest, "sleep 1; echo SLEPT", "SLEPT").await;
+    }
+    false
 }
