@@ -18,6 +18,7 @@ const GIVEN: u64 = 12 * MIB;
 /// What it fills and frees before.
 const FILLED: u64 = 8 * MIB;
 const FILL: &str = "dd if=/dev/zero of=/file bs=1M count=8 2>/dev/null; echo FILLED $?";
+const FILL_MORE: &str = "dd if=/dev/zero of=/file bs=1M count=40 2>/dev/null; echo FILLED $?";
 const FREE: &str = "rm /file; echo FREED $?";
 
 /// A guest with a shell.
@@ -116,9 +117,9 @@ async fn pages_that_are_free_go_to_the_host_without_a_word() {
 }
 
 /// Fills memory and frees it, and waits for the host to get it: the guest reports some seconds later. It reports blocks of
-/// 2 MiB alone, so what is filled may be in none that is free as a whole afterwards.
+/// 2 MiB alone, those that are free as a whole: so it fills many.
 async fn is_reported(host: &LinuxHost, guest: &mut Guest) -> bool {
-    shell(guest, FILL, "FILLED 0").await;
+    shell(guest, FILL_MORE, "FILLED 0").await;
     let before = resident(host);
     shell(guest, FREE, "FREED 0").await;
     for _ in 0..20 {
