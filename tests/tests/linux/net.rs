@@ -137,7 +137,9 @@ async fn a_tap_takes_frames_both_ways() {
     set_link(&mut guest, false).await;
     does(&mut guest, &format!("! {answered}")).await;
     set_link(&mut guest, true).await;
-    does(&mut guest, "ping -c 1 10.0.0.1 > /dev/null").await;
+    // The guest may send the first before it sees the link.
+    let comes_back = "until ping -c 1 -W 2 10.0.0.1 > /dev/null; do :; done";
+    does(&mut guest, comes_back).await;
 }
 
 #[tokio::test]
