@@ -106,6 +106,8 @@ fn settle(book: &mut Book, cut: Option<Act>, events: &[&'static str], vm: Option
 /// All machines and events are as they must be.
 async fn check(daemon: &Daemon, fleet: &Fleet, seen: &[Event], cuts: &[Cut]) -> Vec<Event> {
     let client = daemon.client().await;
+    // First: what the list shows is stored, and so in the history.
+    let list = soon("list", client.list()).await.unwrap();
     let events = history(&client).await;
     assert!(events.len() >= seen.len(), "events that were seen are lost");
     for (seen, event) in seen.iter().zip(&events) {
@@ -116,7 +118,6 @@ async fn check(daemon: &Daemon, fleet: &Fleet, seen: &[Event], cuts: &[Cut]) -> 
         let name = names::event_name(event.kind.as_ref().unwrap());
         by_name.entry(&event.vm_name).or_default().push(name);
     }
-    let list = soon("list", client.list()).await.unwrap();
     let vms: BTreeMap<_, _> = list.vms.iter().map(|vm| (&*vm.name, vm)).collect();
     for (index, book) in fleet.books.iter().enumerate() {
         let mut book = book.lock().await;
