@@ -24,16 +24,17 @@ fn on_a_thread(work: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn the_process_does_its_work_and_nothing_else() {
-    on_a_thread(|| {
-        let directory = tempfile::tempdir().unwrap();
+    // Removed by this thread: the other may not, in the end.
+    let directory = tempfile::tempdir().unwrap();
+    let [path, socket_path] = ["file", "socket"].map(|name| directory.path().join(name));
+    on_a_thread(move || {
         let filter = Filter::new(&[VCPU, DEVICE, calls::OTHERS], Mode::Enforce).unwrap();
         filter.enter().unwrap();
 
-        let path = directory.path().join("file");
         File::create(&path).unwrap().write_all(b"x").unwrap();
         chown(&path, None, Some(getgid())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        drop(UnixListener::bind(directory.path().join("socket")).unwrap());
+        drop(UnixListener::bind(socket_path).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         assert!("localhost:1".to_socket_addrs().unwrap().next().is_some());
