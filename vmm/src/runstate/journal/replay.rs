@@ -57,7 +57,7 @@ pub(in crate::runstate) struct Script {
 }
 
 impl Script {
-    fn new(transcript: &Transcript) -> Self {
+    pub(super) fn new(transcript: &Transcript) -> Self {
         Self {
             lines: transcript.lines.clone(),
             reached: 0,

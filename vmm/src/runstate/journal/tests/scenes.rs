@@ -4,9 +4,9 @@ use std::{sync::mpsc, thread};
 
 use super::rig::{Fault, Lines, Plan, Rig, block_on, entries, planned, replays};
 use crate::runstate::{
-    ActionChange, Command, PanicAction, Request, RunState, ShutdownAction, ShutdownCause,
+    ActionChange, Command, PanicAction, Request, Requests, RunState, ShutdownAction, ShutdownCause,
     WakeupMask, WakeupReason, WatchdogAction,
-    journal::{Ending, Recording},
+    journal::{Ending, Journal, Recording, Transcript, replay::Script},
 };
 
 fn during(
@@ -337,6 +337,21 @@ fn there_is_one_recording_at_a_time() {
     rig.lines = Lines::new(9);
     rig.record();
     replays(&rig.end(Ending::Stopped));
+}
+
+#[test]
+fn a_replay_is_not_recorded_over() {
+    let recorded = Rig::quiet(RunState::Running).end(Ending::Stopped);
+    let transcript = Transcript::read(recorded.as_bytes()).unwrap();
+    let initial = &transcript.initial;
+    let requests = Requests::new(initial.table, initial.actions, || {});
+    let journal = Journal::replay(Script::new(&transcript));
+    requests.replay(&transcript.name, initial, journal);
+    assert!(requests.is_journaled());
+    let over = requests.record("a", false, false, Box::new(Lines::new(9)));
+    assert_eq!(over, Err(Recording));
+    let replayed = requests.end_replay().unwrap();
+    assert_eq!((replayed.divergence, replayed.journal), (None, recorded));
 }
 
 #[test]
