@@ -30,6 +30,8 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 
 const MEMORY: usize = 1 << 16;
 const BASE: u32 = 0xc000_8000;
+/// Where the command is in the configuration space.
+const COMMAND: u16 = 0x04;
 /// Where the device status is among the registers.
 const STATUS: u32 = 0x14;
 
@@ -70,7 +72,8 @@ fuzz_target!(|input: &[u8]| {
         BASE,
     )
     .unwrap();
-    // Most drivers get this far.
+    // Most drivers get this far: it answers and is a bus master, and the features are agreed on.
+    pci.write_config(COMMAND, &[6]);
     pci.write(STATUS, &[3]);
     pci.write(0x08, &1_u32.to_le_bytes());
     pci.write(0x0c, &1_u32.to_le_bytes());

@@ -25,7 +25,7 @@ const HEADER_END: usize = 0x40;
 
 /// The function answers at its base address.
 const COMMAND_MEMORY: u16 = 1 << 1;
-/// It may send messages and use memory.
+/// It may send messages and use memory (section 6.2.2).
 const COMMAND_MASTER: u16 = 1 << 2;
 /// It must not use its interrupt pin, which it does not have.
 const COMMAND_INTX_OFF: u16 = 1 << 10;
@@ -154,8 +154,17 @@ impl Config {
 
     /// Where the function answers, if it does: its base address, once the guest has turned memory on.
     pub fn base(&self) -> Option<u32> {
-        let on = self.word(COMMAND as u16) & COMMAND_MEMORY != 0;
-        on.then(|| self.long(BAR0 as u16))
+        self.commands(COMMAND_MEMORY)
+            .then(|| self.long(BAR0 as u16))
+    }
+
+    /// Whether the function may send messages and use memory: whether the guest has made it a bus master (section 6.2.2).
+    pub fn is_master(&self) -> bool {
+        self.commands(COMMAND_MASTER)
+    }
+
+    fn commands(&self, bit: u16) -> bool {
+        self.word(COMMAND as u16) & bit != 0
     }
 
     /// Puts it into its state after power-on.
@@ -218,6 +227,18 @@ mod tests {
         assert_eq!(config.base(), Some(0xd001_8000));
         config.reset();
         assert_eq!((config.base(), config.long(0x10)), (None, 0xc000_8000));
+    }
+
+    #[test]
+    fn it_is_a_bus_master_from_when_it_is_told_to_a_reset() {
+        let mut config = config();
+        assert!(!config.is_master());
+        for (command, is_master) in [(0x02, false), (0x04, true), (0xfb, false), (0x06, true)] {
+            config.write(0x04, &[command]);
+            assert_eq!(config.is_master(), is_master, "{command:#x}");
+        }
+        config.reset();
+        assert!(!config.is_master());
     }
 
     #[test]

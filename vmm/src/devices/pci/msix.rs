@@ -1,10 +1,13 @@
 //! MSI-X (PCI 3.0, section 6.8.2): a function's interrupts as messages, each of which can be masked.
 //!
 //! ```text
-//!   trigger(n) --> masked? --no--> Vector::fire
-//!                    |                 ^
-//!                    +-yes-> pending --+  once it is unmasked
+//!   trigger(n) --> masked, or no bus master? --no--> Vector::fire
+//!                    |                                   ^
+//!                    +-yes-> pending --------------------+  once it is neither
 //! ```
+//! A message is a write to memory, so a function that is no bus master sends none (section 6.8). It keeps them as if they
+//! were masked.
+//!
 //! | offset in an entry | | offset in the pending bits | |
 //! | --- | --- | --- | --- |
 //! | 0, 4 | address | n / 64 * 8 | bit n % 64: message n waits |
@@ -37,6 +40,7 @@ pub trait Vector: Send + Sync {
 pub struct Msix {
     entries: Vec<Entry>,
     control: u16,
+    is_master: bool,
 }
 
 struct Entry {
@@ -49,7 +53,7 @@ struct Entry {
 }
 
 impl Msix {
-    /// Messages that `vectors` carry, at most [`ENTRIES_MAX`]; off.
+    /// Messages that `vectors` carry, at most [`ENTRIES_MAX`]; off, and of no bus master.
     pub fn new(vectors: impl IntoIterator<Item = Box<dyn Vector>>) -> Self {
         let entries = vectors.into_iter().take(ENTRIES_MAX).map(|vector| Entry {
             words: [0, 0, 0, MASKED],
@@ -60,6 +64,7 @@ impl Msix {
         Self {
             entries: entries.collect(),
             control: 0,
+            is_master: false,
         }
     }
 
@@ -76,6 +81,16 @@ impl Msix {
     /// The guest wrote the capability's control word.
     pub fn set_control(&mut self, control: u16) {
         self.control = control & (CONTROL_ENABLE | CONTROL_MASK_ALL);
+        self.deliver_all();
+    }
+
+    /// The function is a bus master now, or no longer.
+    pub fn set_master(&mut self, is_master: bool) {
+        self.is_master = is_master;
+        self.deliver_all();
+    }
+
+    fn deliver_all(&mut self) {
         (0..self.entries.len()).for_each(|index| self.deliver(index));
     }
 
@@ -93,6 +108,7 @@ impl Msix {
     /// Sends message `index` if it waits and may be sent.
     fn deliver(&mut self, index: usize) {
         let on = self.control & (CONTROL_ENABLE | CONTROL_MASK_ALL) == CONTROL_ENABLE;
+        let on = on && self.is_master;
         let Some(entry) = self.entries.get_mut(index) else {
             return;
         };
@@ -160,6 +176,7 @@ impl Msix {
     /// Puts it into its state after power-on.
     pub fn reset(&mut self) {
         self.control = 0;
+        self.is_master = false;
         for entry in &mut self.entries {
             entry.words = [0, 0, 0, MASKED];
             entry.pending = false;
@@ -201,10 +218,11 @@ pub(crate) mod tests {
 
     const MESSAGE: Option<(u64, u32)> = Some((0xfee0_1000, 0x41));
 
-    /// Ten messages; number 9 is set up, and masked.
+    /// Ten messages of a bus master; number 9 is set up, and masked.
     fn msix() -> (Msix, Told) {
         let (vectors, told) = spies(10);
         let mut msix = Msix::new(vectors);
+        msix.set_master(true);
         msix.write_table(9 * ENTRY, &0xfee0_1000_u64.to_le_bytes());
         msix.write_table(9 * ENTRY + 8, &[0x41, 0, 0, 0, 1, 0, 0, 0]);
         (msix, told)
@@ -238,6 +256,26 @@ pub(crate) mod tests {
         assert_eq!((pending(&msix), take(&told)), (1 << 9, vec![]));
         msix.set_control(CONTROL_ENABLE);
         assert_eq!((pending(&msix), take(&told)), (0, vec![(9, None)]));
+    }
+
+    #[test]
+    fn a_message_waits_as_long_as_the_function_is_no_bus_master() {
+        let (mut msix, told) = msix();
+        msix.set_master(false);
+        msix.set_control(CONTROL_ENABLE);
+        msix.write_table(9 * ENTRY + 12, &[0; 4]);
+        msix.trigger(9);
+        msix.trigger(9);
+        assert_eq!((pending(&msix), take(&told)), (1 << 9, vec![]));
+        msix.set_master(true);
+        assert_eq!(take(&told), [(9, MESSAGE), (9, None)]);
+        assert_eq!(pending(&msix), 0);
+        // Nor is it after a reset.
+        msix.reset();
+        msix.set_control(CONTROL_ENABLE);
+        msix.write_table(9 * ENTRY + 12, &[0; 4]);
+        msix.trigger(9);
+        assert_eq!((pending(&msix), take(&told)), (1 << 9, vec![]));
     }
 
     #[test]

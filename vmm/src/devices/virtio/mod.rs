@@ -10,7 +10,7 @@
 //! ```
 //! A model knows its queues, its configuration space and what its requests mean; it does not know the transport. Its
 //! requests are served by one task, which works only while its gate is open: the machine closes it to pause and waits
-//! until nothing touches guest memory any more.
+//! until nothing touches guest memory any more. The PCI transport keeps a device that is no bus master out in the same way.
 //!
 //! A driver that lies (a chain that loops, addresses outside memory, an index that runs ahead) ends the task: the device
 //! then needs a reset, which the driver is told by its status, and the machine's owner by a warning.

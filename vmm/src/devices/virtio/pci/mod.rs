@@ -15,6 +15,9 @@
 //!   MMIO ---> registers <-----------------------+   Msix <--- vectors.rs <--- Interrupt <--- the device's task
 //!                 \--> Function (../transport.rs)
 //! ```
+//! Until the guest makes it a bus master the device uses no memory and sends no message (PCI 3.0, sections 6.2.2 and 6.8):
+//! its task waits at its door. What it was notified of then, it does once it is one.
+//!
 //! There is a message for each queue and one for the configuration, and no interrupt pin: a driver without MSI-X has to
 //! look at its queues by itself.
 
@@ -65,6 +68,9 @@ pub struct VirtioPci {
     function: Function,
     vectors: Arc<Vectors>,
     config: Config,
+    /// Its door is open while the function is a bus master.
+    gate: Gate,
+    runtime: Handle,
     /// Where its capabilities are.
     msix: u16,
     window: Window,
@@ -86,13 +92,16 @@ impl VirtioPci {
     ) -> std::io::Result<Self> {
         let vectors = Vectors::new(Msix::new(vectors), model.device.queues().len());
         let interrupt = Interrupt::messages(vectors.clone());
-        let function = Function::new(model, memory, interrupt, runtime, gate)?;
+        let gate = gate.with_door();
+        let function = Function::new(model, memory, interrupt, runtime.clone(), gate.clone())?;
         let (config, msix, window) = capabilities::config(&function, vectors.msix().len(), base)
             .ok_or_else(|| std::io::Error::other("its capabilities do not fit"))?;
         Ok(Self {
             function,
             vectors,
             config,
+            gate,
+            runtime,
             msix,
             window,
             device_features_selector: 0,
@@ -128,9 +137,13 @@ impl VirtioPci {
         self.config.read(register, data);
     }
 
-    /// Writes the PCI configuration space. Not on a thread of the runtime.
+    /// Writes the PCI configuration space. Not on a thread of the runtime: it may wait for the device's task.
     pub fn write_config(&mut self, register: u16, data: &[u8]) {
+        let was_master = self.config.is_master();
         self.config.write(register, data);
+        if self.config.is_master() != was_master {
+            self.set_master(!was_master);
+        }
         self.vectors
             .msix()
             .set_control(self.config.word(self.msix + CONTROL));
@@ -139,6 +152,19 @@ impl VirtioPci {
             if let Some(value) = value.get(..len) {
                 self.write(offset, value);
             }
+        }
+    }
+
+    /// Lets the device use memory and send messages, or waits until it has ceased to.
+    fn set_master(&mut self, is_master: bool) {
+        if is_master {
+            self.vectors.msix().set_master(true);
+            self.gate.open_door();
+        } else {
+            self.gate.shut_door();
+            self.runtime.block_on(self.gate.door_left());
+            // Not before: what the device has answered, it tells.
+            self.vectors.msix().set_master(false);
         }
     }
 
@@ -194,8 +220,9 @@ impl VirtioPci {
         self.function.take_worker()
     }
 
-    /// Puts the function into its state after power-on.
+    /// Puts the function into its state after power-on. Its task has been stopped, so nobody needs to be waited for.
     pub fn reset(&mut self) {
+        self.gate.shut_door();
         self.function.reset();
         self.forget_driver();
         self.vectors.msix().reset();

@@ -1,5 +1,7 @@
 //! A driver's registers in a PCI function.
 
+mod bus_master;
+
 use std::{sync::mpsc, time::Instant};
 
 use super::{
@@ -24,9 +26,15 @@ impl Vector for Told {
     }
 }
 
+/// Of the command register: it answers, and is a bus master.
+const MEMORY: u16 = 2;
+const MASTER: u16 = 4;
+
 /// A function, and the messages that it has sent.
 struct Pci {
     pci: VirtioPci,
+    /// What its driver writes there.
+    command: u16,
     sent: mpsc::Receiver<u16>,
 }
 
@@ -40,7 +48,11 @@ fn bench() -> Bench {
             .map(vector)
             .collect();
         let pci = VirtioPci::new(model, memory, runtime, gate, vectors, BASE).unwrap();
-        Pci { pci, sent }
+        Pci {
+            pci,
+            command: MEMORY | MASTER,
+            sent,
+        }
     })
 }
 
@@ -83,6 +95,11 @@ impl Pci {
         all.into_iter().find(is_it).unwrap()
     }
 
+    /// Writes the command register.
+    fn command(&mut self, command: u16) {
+        self.pci.write_config(0x04, &command.to_le_bytes());
+    }
+
     /// Sets the control word of MSI-X.
     fn messages_on(&mut self, control: u16) {
         let (id, msix) = self.capabilities()[0];
@@ -111,6 +128,7 @@ impl Registers for Pci {
     }
 
     fn set_up(&mut self, size: u16, parts: [u64; 3]) {
+        self.command(self.command);
         // Message 0 for the configuration, 1 for the queue; both unmasked.
         self.messages_on(1 << 15);
         self.write::<2>(0x10, 0);

@@ -1,12 +1,15 @@
 //! A driver by hand, for the entropy device behind any transport, and what must hold for it whatever the transport is.
 
 use std::{
+    os::fd::{AsRawFd, BorrowedFd},
     sync::{Arc, mpsc},
     time::Instant,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::runtime::{Builder, Handle, Runtime};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::runstate::DeviceFault;
 
@@ -65,7 +68,9 @@ impl<R: Registers> Bench<R> {
     pub(in super::super) fn new(
         make: impl FnOnce(Model, Arc<GuestMemoryMmap>, Handle, Gate) -> R,
     ) -> Self {
-        let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
+        let mut runtime = Builder::new_multi_thread();
+        // One thread, see `ends_its_turn`.
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
         let memory = Arc::new(memory);
         let gate = Gate::default();
@@ -139,7 +144,26 @@ impl<R: Registers> Bench<R> {
         self.registers.notify();
     }
 
-    fn used(&self) -> u16 {
+    /// Waits until the device's task has done what it can do for `kick`.
+    pub(in super::super) fn has_its_turn(&self, kick: &EventFd) {
+        let deadline = Instant::now() + DEADLINE;
+        // SAFETY: the descriptor is the eventfd's, which is borrowed for longer.
+        let kick = unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) };
+        let mut waits = [PollFd::new(kick, PollFlags::POLLIN)];
+        while poll(&mut waits, PollTimeout::ZERO).unwrap() != 0 {
+            assert!(Instant::now() < deadline, "the kick is not seen");
+            std::thread::yield_now();
+        }
+        self.ends_its_turn();
+    }
+
+    /// Waits until the device's task waits for something, if it has begun: then the runtime's only thread has the next task.
+    pub(in super::super) fn ends_its_turn(&self) {
+        let next = self.runtime.spawn(async {});
+        self.runtime.block_on(next).unwrap();
+    }
+
+    pub(in super::super) fn used(&self) -> u16 {
         self.memory.read_obj(GuestAddress(USED + 2)).unwrap()
     }
 
