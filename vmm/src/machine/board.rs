@@ -2,7 +2,7 @@
 //!
 //! | ports | device | interrupt |
 //! | --- | --- | --- |
-//! | 0x060-0x064 | keyboard controller (reset only) | |
+//! | 0x060-0x064 | keyboard controller without a keyboard | |
 //! | 0x070-0x071 | real-time clock and CMOS | 8 |
 //! | 0x092 | port 92 (reset) | |
 //! | 0x3f8-0x3ff | 16550, the console | 4 |
