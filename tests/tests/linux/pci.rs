@@ -52,6 +52,24 @@ async fn devices_on_the_bus_interrupt_by_message_and_are_the_same_after_a_reset(
             guest.serves(Client::system_reset, &[HOST_RESET]).await;
         }
     }
+
+    // A disk that is no bus master any more leaves its request where it is, and does it once it is one again.
+    let command = |bits: &str| {
+        let config = "/sys/bus/pci/devices/0000:00:01.0/config";
+        format!("printf '\\{bits}' | dd of={config} bs=1 seek=4 conv=notrunc 2>/dev/null; echo $?")
+    };
+    shell(&mut guest, &command("2"), "0").await;
+    let write = "(dd if=/dev/zero of=/dev/vda bs=16k count=1 conv=fsync 2>/dev/null; echo DONE > /tmp/done) & \
+                 until awk '$9 > 0 { f = 1 } END { exit !f }' /sys/block/vda/stat; do sleep 0.1; done; \
+                 echo UNDER WAY";
+    shell(&mut guest, write, "UNDER WAY").await;
+    // Others are served meanwhile.
+    shell(&mut guest, "head -c 16 /dev/hwrng | wc -c", "16").await;
+    assert!(fs::read(&image).unwrap() == vec![b'2'; DISK]);
+    shell(&mut guest, "ls /tmp/done; echo $?", "1").await;
+    shell(&mut guest, &command("6"), "0").await;
+    shell(&mut guest, "wait; cat /tmp/done", "DONE").await;
+    assert!(fs::read(&image).unwrap().starts_with(&[0; 16 << 10]));
 }
 
 /// Whether somebody holds the image's lock.
