@@ -319,14 +319,16 @@ pub(super) struct List {
 #[derive(Debug, Group)]
 #[command(after_help = "\
 The columns: name, run state, time in that state (- if the events of that time are not looked at: the
-last 10000 are), vCPUs, memory, time since the last event, number of events, and how it ended and when
-its restart policy starts it again. Below are the last events.
+last 10000 are), vCPUs, how much they used of the host's processors in the last second (100% is one
+processor, so several vCPUs may use more), memory, time since the last event, number of events, and how
+it ended and when its restart policy starts it again. Below are the last events.
 
 Keys:
-  n s t c m l e  order by name, state, time in it, vCPUs, memory, last event, events; twice: the other way
-  r              the other way
+  n s t c p m l e  order by name, state, time in it, vCPUs, CPU, memory, last event, events; twice: the
+                   other way
+  r                the other way
   Up Down PgUp PgDn Home End  scroll
-  q Esc Ctrl-C   quit
+  q Esc Ctrl-C     quit
 
 Example:
   vmctl --server http://127.0.0.1:7070 top")]
