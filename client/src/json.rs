@@ -77,7 +77,7 @@ pub fn restart(policy: &RestartPolicy) -> Value {
 }
 
 /// A machine, and what it looks like from outside: what [`vm`] tells, `uptime` (nanoseconds by run state), `last_exit`
-/// (of each vCPU), `console_tail`.
+/// (of each vCPU), `cpu_time_nanos`, `console_tail`.
 pub fn vm_with_stats(machine: &Vm, stats: &VmStats) -> Value {
     let mut told = vm(machine);
     let uptime = stats.state_times.iter().filter_map(|time| {
@@ -89,6 +89,7 @@ pub fn vm_with_stats(machine: &Vm, stats: &VmStats) -> Value {
     if let Some(fields) = told.as_object_mut() {
         fields.insert("uptime".to_owned(), Value::Object(uptime.collect()));
         fields.insert("last_exit".to_owned(), json!(exits));
+        fields.insert("cpu_time_nanos".to_owned(), json!(stats.cpu_time_nanos));
         fields.insert("console_tail".to_owned(), json!(stats.console_tail));
     }
     told
@@ -302,9 +303,10 @@ mod tests {
             state_times: vec![time(RunState::Running, 7), time(RunState::Paused, 8)],
             last_exits: vec![ExitKind::Io.into(), ExitKind::Unspecified.into()],
             console_tail: "a\u{1b}\n".to_owned(),
+            cpu_time_nanos: 9,
         };
         let text = vm_with_stats(&Vm::default(), &stats).to_string();
-        let end = r#""start_time":null,"uptime":{"running":7,"paused":8},"last_exit":["io",null],"console_tail":"a\u001b\n"}"#;
+        let end = r#""start_time":null,"uptime":{"running":7,"paused":8},"last_exit":["io",null],"cpu_time_nanos":9,"console_tail":"a\u001b\n"}"#;
         assert!(text.ends_with(end), "{text}");
     }
 

@@ -19,6 +19,7 @@ use nix::{
     sys::{
         signal::{Signal, kill},
         termios::{LocalFlags, tcgetattr},
+        wait::{Id, WaitPidFlag, waitid},
     },
     unistd::Pid,
 };
@@ -115,6 +116,13 @@ impl Session {
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap());
         kill(pid, signal).unwrap();
+    }
+
+    /// Waits until it has stopped itself: a signal that lets it go on would be lost before.
+    fn is_stopped(&self) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(pid), flags).unwrap();
     }
 
     fn is_cooked(&self) -> bool {
@@ -215,6 +223,7 @@ fn top_gives_the_terminal_back_when_the_daemon_goes() {
 fn top_can_be_stopped_and_goes_on() {
     let mut session = Session::top();
     session.types("\x1a");
+    session.is_stopped();
     session.is_left();
     session.signal(Signal::SIGCONT);
     session.expect(ENTERS);

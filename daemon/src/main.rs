@@ -1,7 +1,14 @@
 //! `vmd`: hosts KVM virtual machines.
 #![forbid(unsafe_code)]
 
-use std::{future, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    future,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::sync::oneshot;
@@ -59,6 +66,13 @@ struct Serve {
     /// there; else none.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+// What wins over the configuration file.
+#[derive(clap::Args)]
+struct Options {
     /// Where to listen: unix:PATH, http://HOST:PORT on a loopback address, or https://HOST:PORT. May be given several
     /// times. Default: unix:$XDG_RUNTIME_DIR/vmd/vmd.sock, for root unix:/run/vmd/vmd.sock.
     #[arg(
@@ -100,14 +114,25 @@ enum ConfigCommand {
         /// The file. Default: /etc/vmd/vmd.toml
         file: Option<PathBuf>,
     },
+    /// Show what `vmd serve` would run with, after the file, defaults and options: a configuration file with every section
+    /// and key.
+    #[command(
+        after_help = "Example:\n  vmd config show vmd.toml --grace 30 > all.toml && vmd config check all.toml"
+    )]
+    Show {
+        /// The file. Default: for root /etc/vmd/vmd.toml, if it is there; else none
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        options: Options,
+    },
 }
 
-impl Serve {
-    /// Where its configuration comes from, if it listens on these sockets.
-    fn source(self, sockets: &Sockets) -> Source {
+impl Options {
+    /// Where the configuration of a daemon comes from that reads this file and listens on these sockets.
+    fn source(self, file: Option<PathBuf>, sockets: &Sockets) -> Source {
         let arguments = self;
         Source {
-            file: Source::file_for_user(arguments.config),
+            file: Source::file_for_user(file),
             overrides: Overrides {
                 given: sockets.endpoints(),
                 listen: arguments.listen,
@@ -132,8 +157,11 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let result = match cli.command {
-        Command::Serve(arguments) => {
-            serve(arguments.source(&sockets), sockets).map_err(|error| failed(&error))
+        Command::Serve(Serve { config, options }) => {
+            serve(options.source(config, &sockets), sockets).map_err(|error| failed(&error))
+        }
+        Command::Config(ConfigCommand::Show { file, options }) => {
+            show(&options.source(file, &sockets)).map_err(|error| failed(&*error))
         }
         Command::Config(ConfigCommand::Check { file }) => {
             check(file).map_err(|error| failed(&error))
@@ -205,7 +233,12 @@ fn check(file: Option<PathBuf>) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn failed(error: &dyn std::error::Error) -> ExitCode {
+fn show(source: &Source) -> Result<(), Box<dyn Error>> {
+    let text = source.load()?.to_toml()?;
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
     eprintln!("vmd: {error}");
     ExitCode::FAILURE
 }

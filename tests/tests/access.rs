@@ -394,3 +394,37 @@ async fn a_configuration_is_checked() {
     assert_eq!(code, Some(1));
     assert!(text.contains("paths.roots: /no/such/place: "), "{text}");
 }
+
+#[tokio::test]
+async fn the_configuration_in_force_is_shown_and_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let vmd = async |arguments: &[&str]| {
+        let mut command = Command::new(binary("vmd"));
+        command
+            .arg("config")
+            .args(arguments)
+            .env_remove("VMD_LISTEN")
+            .env("VMD_LOG", "debug");
+        let output = soon("vmd", in_thread(move || command.output()))
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (file, all) = (path("vmd.toml"), path("all.toml"));
+    fs::write(&file, "[events]\nkept = 3\n[shutdown]\ngrace_seconds = 7\n").unwrap();
+    let options = ["--listen", "unix:/s", "--grace", "8"];
+    let shown = vmd(&[&["show", file.as_str()], &options[..]].concat()).await;
+    for line in [
+        "[[listen]]\naddress = \"unix:/s\"\nmode = \"0600\"\n",
+        "kept = 3\n",
+        "grace_seconds = 8\npress_interval_seconds = 5\n",
+        "filter = \"debug\"\n",
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+    fs::write(&all, &shown).unwrap();
+    assert_eq!(vmd(&["check", &all]).await, format!("{all}: OK\n"));
+    assert_eq!(vmd(&["show", &all]).await, shown);
+}

@@ -197,6 +197,7 @@ async fn pages_stay_right_while_machines_come_and_go() {
             page_size: size,
             page_token: token.to_owned(),
             label_selector: "env=prod".to_owned(),
+            ..Default::default()
         };
         let page = client.list_page(request).await.unwrap();
         let names: Vec<_> = page.vms.into_iter().map(|vm| vm.name).collect();

@@ -1,5 +1,9 @@
 //! TCP with TLS: who is let in, and new certificates without a restart.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     fs,
@@ -208,6 +212,83 @@ async fn no_certificate(endpoint: &Endpoint, ca: &Path) {
     let output = soon("openssl", script).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("certificate required"), "{text}");
+}
+
+/// What a shell would be offered as a machine's name after `options`, with `environment`.
+async fn names(options: &[&str], environment: &[(&str, &str)]) -> String {
+    let mut command = Command::new(binary("vmctl"));
+    for name in ["VMD_SERVER", "VMD_TLS_CA", "VMD_TLS_CERT", "VMD_TLS_KEY"] {
+        command.env_remove(name);
+    }
+    command
+        .env("COMPLETE", "fish")
+        .envs(environment.iter().copied())
+        .args(["--", "vmctl"])
+        .args(options)
+        .args(["stop", "web"]);
+    let output = soon("vmctl", in_thread(move || command.output().unwrap())).await;
+    assert!(output.status.success(), "{options:?}: {output:?}");
+    assert!(output.stderr.is_empty(), "{options:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn completions_connect_as_the_command_would() {
+    let (ours, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    authority(ours.path());
+    authority(others.path());
+    let endpoint = endpoint();
+    let config = CONFIG
+        .replace("ENDPOINT", &endpoint.to_string())
+        .replace("CERTS", ours.path().to_str().unwrap());
+    let daemon = Daemon::start_configured(&config).await;
+    let client = daemon.client().await;
+    soon("create", client.create(request("web-1")))
+        .await
+        .unwrap();
+
+    let server = endpoint.to_string();
+    let path = |directory: &tempfile::TempDir, name: &str| {
+        let path = directory.path().join(name);
+        path.to_str().unwrap().to_owned()
+    };
+    let paths = |directory| ["ca.crt", "look.crt", "look.key"].map(|name| path(directory, name));
+    let [ca, cert, key] = &paths(&ours);
+    let [other_ca, other_cert, other_key] = &paths(&others);
+    let offered = "web-1\trunning\n";
+    // All typed, in both spellings.
+    let with_ca = format!("--tls-ca={ca}");
+    let typed = [
+        "--server",
+        &server,
+        &with_ca,
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ];
+    assert_eq!(names(&typed, &[]).await, offered);
+    // All from the environment, and some.
+    let environment = [
+        ("VMD_SERVER", server.as_str()),
+        ("VMD_TLS_CA", ca),
+        ("VMD_TLS_CERT", cert),
+        ("VMD_TLS_KEY", key),
+    ];
+    assert_eq!(names(&[], &environment).await, offered);
+    assert_eq!(names(&typed[..3], &environment[2..]).await, offered);
+    // What is typed wins.
+    let wrong = [
+        ("VMD_SERVER", "unix:/nonexistent/s"),
+        ("VMD_TLS_CA", other_ca),
+        ("VMD_TLS_CERT", other_cert),
+        ("VMD_TLS_KEY", other_key),
+    ];
+    assert_eq!(names(&typed, &wrong).await, offered);
+    // Without certificates, or with those that the daemon does not know, there are no names.
+    assert_eq!(names(&typed[..2], &[]).await, "");
+    assert_eq!(names(&typed[..2], &wrong).await, "");
 }
 
 #[tokio::test]

@@ -317,6 +317,7 @@ async fn json_has_stable_fields() {
     let uptime = fields.remove("uptime").unwrap();
     assert!(uptime["prelaunch"].as_u64() > Some(0), "{uptime}");
     assert_eq!(fields.remove("last_exit").unwrap(), json!([null, null]));
+    assert!(fields.remove("cpu_time_nanos").unwrap().is_u64());
     assert_eq!(fields.remove("console_tail").unwrap(), "");
     assert_eq!(status, created);
     assert_eq!(objects(&daemon, &["ls"]).await, created);

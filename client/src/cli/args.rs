@@ -1,12 +1,12 @@
 //! The command line: what can be typed, and the help that says so.
 
 mod balloon;
+mod connection;
 mod cpu;
 mod create;
 mod disk;
 mod label;
 mod net;
-mod tls;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,12 +16,12 @@ use clap::{
 use clap_complete::Shell;
 
 pub(super) use balloon::Balloon;
+pub(super) use connection::Connection;
 pub(super) use cpu::{Cpu, CpuShare};
 pub(super) use create::{Create, Run};
 pub(super) use disk::{AddDisk, Disk, RemoveDisk, ResizeDisk};
 pub(super) use label::{Label, Labels, Selected};
 pub(super) use net::{AddNet, Link, Net, RemoveNet, SetLink};
-pub(super) use tls::Tls;
 
 pub(super) use super::values::Since;
 
@@ -30,8 +30,6 @@ use super::{
     tone::Color,
     values::{self, Goal},
 };
-use crate::Endpoint;
-
 const AFTER_HELP: &str = "\
 Environment:
   VMD_SERVER       Where the daemon is, unless --server says so
@@ -60,18 +58,8 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "vmctl", version, after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Where the daemon is: unix:PATH, http://HOST:PORT (loopback) or https://HOST:PORT
-    #[arg(
-        long,
-        global = true,
-        value_name = "URI",
-        env = "VMD_SERVER",
-        hide_env_values = true
-    )]
-    pub(super) server: Option<Endpoint>,
-
     #[command(flatten)]
-    pub(super) tls: Tls,
+    pub(super) connection: Connection,
 
     /// How to print: aligned for people, or one JSON object a line
     #[arg(
@@ -189,8 +177,9 @@ pub(super) enum Command {
 
 const COMPLETIONS: &str = "\
 The script asks vmctl, at each Tab, what can come next. Where a machine's name is expected that is a
-question to the daemon; if it does not answer within half a second there are no names. (bash takes
-`--server unix:...` for several words: set VMD_SERVER there.)
+question to the daemon that --server and --tls-... name, as far as they are typed, or the environment;
+if it does not answer within half a second there are no names. (bash takes `--server unix:...` for
+several words: set VMD_SERVER there.)
 
 Examples:
   vmctl completions bash > ~/.local/share/bash-completion/completions/vmctl
@@ -330,14 +319,16 @@ pub(super) struct List {
 #[derive(Debug, Group)]
 #[command(after_help = "\
 The columns: name, run state, time in that state (- if the events of that time are not looked at: the
-last 10000 are), vCPUs, memory, time since the last event, number of events, and how it ended and when
-its restart policy starts it again. Below are the last events.
+last 10000 are), vCPUs, how much they used of the host's processors in the last second (100% is one
+processor, so several vCPUs may use more), memory, time since the last event, number of events, and how
+it ended and when its restart policy starts it again. Below are the last events.
 
 Keys:
-  n s t c m l e  order by name, state, time in it, vCPUs, memory, last event, events; twice: the other way
-  r              the other way
+  n s t c p m l e  order by name, state, time in it, vCPUs, CPU, memory, last event, events; twice: the
+                   other way
+  r                the other way
   Up Down PgUp PgDn Home End  scroll
-  q Esc Ctrl-C   quit
+  q Esc Ctrl-C     quit
 
 Example:
   vmctl --server http://127.0.0.1:7070 top")]

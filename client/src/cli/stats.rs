@@ -21,8 +21,10 @@ pub(super) fn lines(stats: &VmStats) -> Vec<String> {
         Ok(ExitKind::Unspecified) => dash(),
         _ => word::<ExitKind>(*kind).to_owned(),
     };
+    let cpu_time = Duration::from_nanos(stats.cpu_time_nanos).as_secs_f64();
     let mut rows = vec![
         ("uptime:", words(stats.state_times.iter().map(time))),
+        ("cpu time:", format!("{cpu_time:.3}s")),
         ("exits:", words(stats.last_exits.iter().map(exit))),
     ];
     // The last are the first here.
@@ -64,10 +66,12 @@ mod tests {
                 },
             ],
             last_exits: vec![ExitKind::Io.into(), 0, ExitKind::InternalError.into()],
+            cpu_time_nanos: 1_234_000_000,
             console_tail: "1\n2\n3\n4\n\u{1b}[2J\r\n6".to_owned(),
         };
         let expected = [
             "uptime:    paused=0.002s running=61.000s",
+            "cpu time:  1.234s",
             "exits:     io - internal-error",
             "console:   2",
             "           3",
@@ -76,7 +80,12 @@ mod tests {
             "           6",
         ];
         assert_eq!(lines(&stats), expected);
-        let none = ["uptime:    -", "exits:     -", "console:   -"];
+        let none = [
+            "uptime:    -",
+            "cpu time:  0.000s",
+            "exits:     -",
+            "console:   -",
+        ];
         assert_eq!(lines(&VmStats::default()), none);
     }
 }

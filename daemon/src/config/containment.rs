@@ -4,12 +4,12 @@ use std::fmt;
 
 use rustix::thread::CapabilitySet;
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, Visitor},
 };
 
 /// `[containment]`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Containment {
     /// Which system calls may be made.
@@ -77,6 +77,16 @@ impl<'de> Deserialize<'de> for Seccomp {
     }
 }
 
+impl Serialize for Seccomp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::On => serializer.serialize_bool(true),
+            Self::Log => serializer.serialize_str("log"),
+            Self::Off => serializer.serialize_bool(false),
+        }
+    }
+}
+
 /// One capability (capabilities(7)); `net_admin` or `CAP_NET_ADMIN` in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability(CapabilitySet);
@@ -89,5 +99,15 @@ impl<'de> Deserialize<'de> for Capability {
         let set = CapabilitySet::from_name(name);
         set.map(Self)
             .ok_or_else(|| D::Error::custom(format_args!("there is no capability '{text}'")))
+    }
+}
+
+impl Serialize for Capability {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let names = self
+            .0
+            .iter_names()
+            .map(|(name, _)| name.to_ascii_lowercase());
+        serializer.collect_str(&names.collect::<String>())
     }
 }

@@ -1,19 +1,20 @@
 //! The sections of the configuration file. Every key is optional; what it means is in `deploy/vmd.toml`.
 
 use std::{
+    fmt::Display,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use toml::Spanned;
 use vmctl::{Endpoint, EndpointError};
 
-use super::{ConfigError, Containment, FileMode, Group, Limits, Listen, Place, User};
+use super::{Config, ConfigError, Containment, FileMode, Group, Limits, Listen, Place, User};
 use crate::{access::Role, store::parse_age};
 
 /// All of the file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct File {
     pub(super) listen: Vec<FileListen>,
@@ -29,19 +30,26 @@ pub struct File {
 }
 
 /// `[[listen]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileListen {
-    #[serde(deserialize_with = "endpoint")]
+    #[serde(deserialize_with = "endpoint", serialize_with = "show_endpoint")]
     address: Spanned<Endpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<FileMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<Group>,
-    #[serde(default, deserialize_with = "plaintext_role")]
+    #[serde(
+        default,
+        deserialize_with = "plaintext_role",
+        serialize_with = "show_plaintext_role",
+        skip_serializing_if = "Option::is_none"
+    )]
     plaintext_role: Option<Option<Role>>,
 }
 
 /// `[tls]`: PEM files.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The daemon's certificate, and those between it and the authority that its clients trust.
@@ -56,7 +64,7 @@ pub struct Tls {
 }
 
 /// `[roles.*]`: who has which.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Roles {
     /// May look.
@@ -68,7 +76,7 @@ pub struct Roles {
 }
 
 /// Who has a role.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoleMembers {
     /// On Unix sockets: users.
@@ -80,7 +88,7 @@ pub struct RoleMembers {
 }
 
 /// `[paths]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Paths {
     /// Directories in and below which clients may name files and sockets.
@@ -89,25 +97,25 @@ pub struct Paths {
 }
 
 /// `[daemon]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Daemon {
     pub(super) data_dir: Option<PathBuf>,
-    #[serde(deserialize_with = "metrics")]
+    #[serde(deserialize_with = "metrics", serialize_with = "show")]
     pub(super) metrics: Option<Endpoint>,
 }
 
 /// `[events]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Events {
     pub(super) kept: Option<usize>,
-    #[serde(deserialize_with = "age")]
+    #[serde(deserialize_with = "age", serialize_with = "show_age")]
     pub(super) max_age: Option<Duration>,
 }
 
 /// `[shutdown]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Shutdown {
     pub(super) grace_seconds: u64,
@@ -124,7 +132,7 @@ impl Default for Shutdown {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
     pub(super) format: LogFormat,
@@ -142,7 +150,7 @@ impl Default for Log {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -167,6 +175,35 @@ impl File {
             })?;
         }
         Ok(file)
+    }
+}
+
+impl From<&Config> for File {
+    fn from(config: &Config) -> Self {
+        Self {
+            listen: config.listen.iter().map(FileListen::from).collect(),
+            tls: config.tls.clone(),
+            roles: config.roles.clone(),
+            paths: config.paths.clone(),
+            daemon: Daemon {
+                data_dir: config.data_dir.clone(),
+                metrics: config.metrics.clone(),
+            },
+            events: Events {
+                kept: Some(config.events_kept),
+                max_age: config.events_max_age,
+            },
+            shutdown: Shutdown {
+                grace_seconds: config.grace.as_secs(),
+                press_interval_seconds: config.grace_press_interval.as_secs(),
+            },
+            log: Log {
+                format: config.log_format,
+                filter: config.log_filter.clone(),
+            },
+            containment: config.containment.clone(),
+            limits: config.limits.clone(),
+        }
     }
 }
 
@@ -205,10 +242,31 @@ impl From<FileListen> for Listen {
     }
 }
 
+impl From<&Listen> for FileListen {
+    /// With those keys alone that its address may have.
+    fn from(listen: &Listen) -> Self {
+        let is_unix = matches!(listen.endpoint, Endpoint::Unix(_));
+        let is_plaintext = matches!(listen.endpoint, Endpoint::Tcp(_));
+        Self {
+            address: Spanned::new(0..0, listen.endpoint.clone()),
+            mode: is_unix.then_some(listen.mode),
+            group: listen.group,
+            plaintext_role: is_plaintext.then_some(listen.plaintext_role),
+        }
+    }
+}
+
 fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spanned<Endpoint>, D::Error> {
     let text = Spanned::<String>::deserialize(deserializer)?;
     let endpoint = text.as_ref().parse().map_err(D::Error::custom)?;
     Ok(Spanned::new(text.span(), endpoint))
+}
+
+fn show_endpoint<S: Serializer>(
+    endpoint: &Spanned<Endpoint>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(endpoint.as_ref())
 }
 
 /// A role, or `none`.
@@ -229,6 +287,16 @@ fn plaintext_role<'de, D: Deserializer<'de>>(
         Asked::Operator => Some(Role::Operator),
         Asked::Admin => Some(Role::Admin),
     }))
+}
+
+fn show_plaintext_role<S: Serializer>(
+    role: &Option<Option<Role>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match role.flatten() {
+        Some(role) => serializer.collect_str(&role),
+        None => serializer.serialize_str("none"),
+    }
 }
 
 fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -263,6 +331,27 @@ fn check_absolute<E: Error>(path: &Path) -> Result<(), E> {
 fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_age(&text).map(Some).map_err(D::Error::custom)
+}
+
+/// In the largest unit that needs no fraction.
+fn show_age<S: Serializer>(age: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let units = [(24 * 3600, 'd'), (3600, 'h'), (60, 'm')];
+    let text = age.map(|age| {
+        let seconds = age.as_secs();
+        match units.into_iter().find(|(unit, _)| seconds % unit == 0) {
+            Some((unit, letter)) => format!("{}{letter}", seconds / unit),
+            None => format!("{seconds}s"),
+        }
+    });
+    show(&text, serializer)
+}
+
+/// As text, if there is one.
+fn show<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Where metrics are served.

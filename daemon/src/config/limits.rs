@@ -1,12 +1,12 @@
 //! `[limits]`: how much of the host machines may have, and how often somebody may call.
 
-use serde::{Deserialize, Deserializer, de::Error};
-use vmctl::parse_size;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use vmctl::{format_size, parse_size};
 
 use crate::vm::Labels;
 
 /// The section; what is absent is not limited.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Machines that there may be, those that have ended among them.
@@ -14,11 +14,11 @@ pub struct Limits {
     /// vCPUs that live machines may have together.
     pub vcpus: Option<u64>,
     /// Memory that live machines may have together, in bytes.
-    #[serde(deserialize_with = "size")]
+    #[serde(deserialize_with = "size", serialize_with = "show_size")]
     pub memory: Option<u64>,
     /// Memory of the host that stays free whatever machines use of theirs, in bytes; with it, a machine is made only if the
     /// host has its memory.
-    #[serde(deserialize_with = "size")]
+    #[serde(deserialize_with = "size", serialize_with = "show_size")]
     pub host_memory_reserve: Option<u64>,
     /// Calls that one caller may make each second.
     pub calls_per_second: Option<u32>,
@@ -29,7 +29,7 @@ pub struct Limits {
 }
 
 /// `[[limits.quota]]`: what machines with a label may have together.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Whose it is.
@@ -39,7 +39,7 @@ pub struct Quota {
     /// As [`Limits::vcpus`].
     pub vcpus: Option<u64>,
     /// As [`Limits::memory`].
-    #[serde(default, deserialize_with = "size")]
+    #[serde(default, deserialize_with = "size", serialize_with = "show_size")]
     pub memory: Option<u64>,
 }
 
@@ -76,6 +76,15 @@ impl<'de> Deserialize<'de> for QuotaLabel {
     }
 }
 
+impl Serialize for QuotaLabel {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.value {
+            Some(value) => serializer.collect_str(&format_args!("{}={value}", self.key)),
+            None => serializer.serialize_str(&self.key),
+        }
+    }
+}
+
 /// Bytes: a number, or text such as "64G".
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
@@ -88,4 +97,8 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Er
         Size::Bytes(bytes) => Ok(Some(bytes)),
         Size::Text(text) => parse_size(&text).map(Some).map_err(D::Error::custom),
     }
+}
+
+fn show_size<S: Serializer>(bytes: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    bytes.map(format_size).serialize(serializer)
 }

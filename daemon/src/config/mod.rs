@@ -13,12 +13,14 @@
 //! | `containment` | the section about what the daemon denies itself |
 //! | `limits` | the section about how much there may be |
 //! | `values` | what values look like: users and groups, modes of files |
+//! | `show` | a configuration as the text of a file |
 //! | `error` | what is wrong, with file, line and key |
 
 mod containment;
 mod error;
 mod file;
 mod limits;
+mod show;
 mod values;
 
 use std::{

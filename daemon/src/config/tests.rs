@@ -5,7 +5,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 }
 
 /// The file that is shipped, its options no longer commented out.
-fn shipped() -> String {
+pub(super) fn shipped() -> String {
     let text = include_str!("../../../deploy/vmd.toml");
     // A comment for people has a space after its sign.
     let uncommented = |line: &str| match line.strip_prefix('#') {

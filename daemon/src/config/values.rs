@@ -7,7 +7,7 @@ use nix::{
     unistd::{self, Gid, Uid},
 };
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, Visitor},
 };
 
@@ -40,6 +40,18 @@ impl<'de> Deserialize<'de> for Group {
         deserializer
             .deserialize_any(lookup)
             .map(|id| Self(Gid::from_raw(id)))
+    }
+}
+
+impl Serialize for User {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_raw().serialize(serializer)
+    }
+}
+
+impl Serialize for Group {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_raw().serialize(serializer)
     }
 }
 
@@ -95,5 +107,11 @@ impl<'de> Deserialize<'de> for FileMode {
             .and_then(Mode::from_bits)
             .map(Self)
             .ok_or_else(|| D::Error::custom(format_args!("'{text}' is no mode such as \"0660\"")))
+    }
+}
+
+impl Serialize for FileMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04o}", self.0.bits()))
     }
 }

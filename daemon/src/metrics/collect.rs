@@ -324,6 +324,11 @@ fn of_each(vms: &[Vm], out: &mut Families<'_>) -> fmt::Result {
                 })
         })
     })?;
+    let help = "How long its vCPUs used the host's processors.";
+    out.counters("vmd_vm_cpu_seconds", help, |samples| {
+        vms.iter()
+            .try_for_each(|vm| samples.seconds(&vm.with([]), vm.handle.cpu_time().as_secs_f64()))
+    })?;
     out.gauges("vmd_vm_vcpus", "vCPUs of the machine.", |samples| {
         let vcpus = |vm: &Vm| vm.handle.spec().definition.vcpus.into();
         vms.iter()

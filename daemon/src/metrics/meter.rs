@@ -1,4 +1,5 @@
-//! What is told of one machine's life: how often each event came, and how long it was in each run state.
+//! What is told of one machine's life: how often each event came, how long it was in each run state, and how long its
+//! vCPUs used processors.
 
 use std::{
     collections::BTreeMap,
@@ -8,11 +9,16 @@ use std::{
 
 use vmm::runstate::RunState;
 
+use super::cpu_time::CpuTime;
 use crate::vm::Status;
 
 /// One machine's, from its creation until it is deleted.
 #[derive(Debug, Default)]
-pub(crate) struct Meter(Mutex<Inner>);
+pub(crate) struct Meter {
+    /// How long its vCPUs have used the host's processors.
+    pub(crate) cpu_time: CpuTime,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -49,7 +55,7 @@ impl Meter {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

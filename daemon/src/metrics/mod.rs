@@ -3,7 +3,7 @@
 //! ```text
 //!   calls.rs   (layer around the service) ---+
 //!   readers.rs (streams of events) ----------+
-//!   meter.rs   (one per machine) ------------+--> collect.rs --> text.rs --> http.rs --> GET /metrics
+//!   meter.rs, cpu_time.rs (one per machine) -+--> collect.rs --> text.rs --> http.rs --> GET /metrics
 //!   vmm::counters (one per machine) ---------+
 //!   process.rs (/proc/self) -----------------+
 //! ```
@@ -12,6 +12,7 @@
 
 mod calls;
 mod collect;
+mod cpu_time;
 mod devices;
 mod http;
 mod meter;

@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::Status as Refusal;
 use vmd_proto::v1;
 
-use super::{errors::invalid_field, selector::Selector};
+use super::{errors::invalid_field, selector::Selector, stats};
 use crate::{Daemon, convert};
 
 /// Most machines of a page.
@@ -38,8 +38,8 @@ pub(super) async fn list(
         ..Default::default()
     };
     let mut bytes = 0;
-    for vm in vms.iter().skip(begin) {
-        let vm = convert::vm(vm, &vm.stored_status().await);
+    for handle in vms.iter().skip(begin) {
+        let vm = convert::vm(handle, &handle.stored_status().await);
         if !selector.matches(&vm.labels) {
             continue;
         }
@@ -51,6 +51,9 @@ pub(super) async fn list(
             break;
         }
         response.vms.push(vm);
+        if request.with_cpu_time {
+            response.cpu_time_nanos.push(stats::cpu_time_nanos(handle));
+        }
     }
     Ok(response)
 }

@@ -28,7 +28,13 @@ pub(super) fn of(vm: &VmHandle) -> v1::VmStats {
             .map(|vcpu| last_exit(vcpu))
             .collect(),
         console_tail: tail(&output.bytes, output.offset > 0),
+        cpu_time_nanos: cpu_time_nanos(vm),
     }
+}
+
+/// How long a machine's vCPUs have used processors, in nanoseconds.
+pub(super) fn cpu_time_nanos(vm: &VmHandle) -> u64 {
+    vm.cpu_time().as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
 fn last_exit(vcpu: &VcpuCounters) -> i32 {

@@ -383,8 +383,12 @@ impl Actor {
             error!(panic, "the cleanup was cut short");
         }
         self.takes_nothing();
+        // What is told of an ended machine does not change any more.
+        self.parts.send_modify(|parts| {
+            self.meter.cpu_time.end(&parts.vcpu_threads);
+            parts.vcpu_threads.clear();
+        });
         self.ended(kind, live.requests.state());
-        self.parts.send_modify(|parts| parts.vcpu_threads.clear());
         // While the threads are there: they leave the group.
         self.daemon.reaper.close((live.cpu_group, live.main_loop));
     }

@@ -29,7 +29,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicI32, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use thiserror::Error;
@@ -269,6 +269,14 @@ impl VmHandle {
         let parts = self.parts.borrow();
         let threads = parts.vcpu_threads.iter();
         threads.map(|id| id.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How long its vCPUs have used the host's processors since its creation, up to now; of an ended machine, up to its
+    /// end. It never falls. Never waits.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        // As long as this is borrowed they are the machine's: the actor waits.
+        let parts = self.parts.borrow();
+        self.meter.cpu_time.read(&parts.vcpu_threads)
     }
 
     /// What it counts; of an ended machine, what it has counted. Never waits.

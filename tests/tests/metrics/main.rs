@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod cpu_time;
 mod deploy;
 mod http;
 mod machines;

@@ -27,7 +27,7 @@ use super::{
     output::Output,
     run, top,
 };
-use crate::{Client, Endpoint};
+use crate::Client;
 
 /// Runs one command to its end.
 pub(super) fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
@@ -40,11 +40,8 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
     if let Command::Replay(replay) = &args.command {
         return replay::run(replay, out);
     }
-    let endpoint = match args.server {
-        Some(endpoint) => endpoint,
-        None => Endpoint::default_for_user()?,
-    };
-    let tls = args.tls.files();
+    let endpoint = args.connection.endpoint()?;
+    let tls = args.connection.tls();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

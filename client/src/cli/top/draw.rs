@@ -17,11 +17,12 @@ use crate::{
 };
 
 /// The columns: heading, and how wide. Those with an order are marked when it is theirs.
-const COLUMNS: [(&str, Option<Order>, Constraint); 8] = [
+const COLUMNS: [(&str, Option<Order>, Constraint); 9] = [
     ("NAME", Some(Order::Name), Constraint::Length(NAME)),
     ("STATE", Some(Order::State), Constraint::Length(15)),
     ("TIME", Some(Order::Since), Constraint::Length(8)),
     ("VCPUS", Some(Order::Vcpus), Constraint::Length(6)),
+    ("CPU", Some(Order::Cpu), Constraint::Length(6)),
     ("MEMORY", Some(Order::Memory), Constraint::Length(8)),
     ("LAST", Some(Order::Last), Constraint::Length(8)),
     ("EVENTS", Some(Order::Events), Constraint::Length(7)),
@@ -32,8 +33,7 @@ const COLUMNS: [(&str, Option<Order>, Constraint); 8] = [
 const NAME: u16 = 12;
 const LONG_NAME: u16 = 32;
 
-const KEYS: &str =
-    "q quit  ↑↓ scroll  n name  s state  t time  c vCPUs  m memory  l last  e events  r reverse";
+const KEYS: &str = "q quit  ↑↓ scroll  n name  s state  t time  c vCPUs  p CPU  m memory  l last  e events  r reverse";
 
 /// Draws everything as it is at `now`.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model, now: SystemTime) {
@@ -109,12 +109,16 @@ fn machine<'a>(row: &model::Row<'_>, colored: bool) -> Row<'a> {
     let status = row.vm.status.clone().unwrap_or_default();
     let [name, _, _, vcpus, memory, _, end] = view::machine(row.vm);
     let age = |age: Option<Duration>| age.map_or_else(|| "-".to_owned(), elapsed);
+    let cpu = row
+        .cpu
+        .map_or_else(view::dash, |percent| format!("{percent}%"));
     let style = style(Tone::of_status(&status), colored);
     Row::new([
         Cell::from(name),
         Cell::from(state(row.vm)).style(style),
         Cell::from(age(row.since)),
         Cell::from(vcpus),
+        Cell::from(cpu),
         Cell::from(memory),
         Cell::from(age(row.last)),
         Cell::from(status.vm_seq.to_string()),
@@ -177,9 +181,12 @@ fn style(tone: Tone, colored: bool) -> Style {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
+    use crate::cli::top::cpu::tests::sample;
     use crate::v1::{
         Event, ShutdownCause, Vm, VmDefinition, VmEnd, VmStatus,
         event::{Kind, Resume, Stop},
@@ -244,6 +251,14 @@ mod tests {
         ] {
             model.event(event(name, seq, at, state, kind));
         }
+        let now = Instant::now();
+        for (passed, used) in [(0, [100, 100, 100]), (1, [500, 100, 2080])] {
+            let machines = ["id-batch", "id-db", "id-web"];
+            let used: Vec<_> = machines.into_iter().zip(used).collect();
+            model
+                .usage
+                .add(sample(now + Duration::from_secs(passed), &used));
+        }
         model
     }
 
@@ -265,10 +280,10 @@ mod tests {
         let seen = screen(&mut model(), 120, 12);
         let expected = [
             "unix:/run/vmd.sock: 3 machines (1 ended, 1 paused, 1 running), 4 vCPUs, 512M",
-            "NAME↓        STATE           TIME     VCPUS  MEMORY   LAST     EVENTS  END",
-            "batch        ended           -        2      256M     -        4       guest-shutdown, exit 0",
-            "db           paused          -        2      256M     1m 00s   7       -",
-            "web          running         1m 30s   2      256M     30s      9       -",
+            "NAME↓        STATE           TIME     VCPUS  CPU    MEMORY   LAST     EVENTS  END",
+            "batch        ended           -        2      -      256M     -        4       guest-shutdown, exit 0",
+            "db           paused          -        2      0%     256M     1m 00s   7       -",
+            "web          running         1m 30s   2      198%   256M     30s      9       -",
         ];
         assert_eq!(seen.get(..5).unwrap(), expected, "{seen:#?}");
         assert!(seen.get(7).unwrap().starts_with(" events "), "{seen:#?}");
@@ -296,6 +311,8 @@ mod tests {
         assert_eq!(names(&mut model, 12), ["web", "db", "batch"]);
         model.order_by(Order::Events);
         assert_eq!(names(&mut model, 12), ["batch", "db", "web"]);
+        model.order_by(Order::Cpu);
+        assert_eq!(names(&mut model, 12), ["web", "db", "batch"]);
         model.order_by(Order::Last);
         assert_eq!(names(&mut model, 12), ["web", "db", "batch"]);
         // Headings and one row.

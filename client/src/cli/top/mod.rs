@@ -3,11 +3,13 @@
 //! ```text
 //! WatchVms ----> Model.machines --+
 //! WatchEvents -> Model.events ----+--> draw (at most 20 times a second) --> Screen
+//! ListVms -----> Model.usage -----+
 //! keys --------> Model.order -----+
 //! ```
-//! Nothing is asked for twice: both streams push. Once a second the times that are shown move on. The terminal is given
+//! Both streams push; only for CPU times, which no stream tells, the daemon is asked once a second. The terminal is given
 //! back on every way out: [`Screen`] sees to that, also when something panics.
 
+mod cpu;
 mod draw;
 mod keys;
 mod model;
@@ -15,6 +17,7 @@ mod screen;
 
 use std::{
     io::{IsTerminal, stdin, stdout},
+    pin::pin,
     time::{Duration, SystemTime},
 };
 
@@ -25,7 +28,7 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 
-use self::{keys::Action, model::Model, screen::Screen};
+use self::{cpu::Sample, keys::Action, model::Model, screen::Screen};
 use super::{console::Signals, failure::Failure, frames::Frames, tone::Color};
 use crate::{
     Client, Error, EventStream, VmStream,
@@ -53,6 +56,7 @@ pub(super) async fn run(client: &Client, color: Color) -> Result<(), Failure> {
     let mut keys = Keys::new();
     let mut seconds = interval(Duration::from_secs(1));
     let mut frames = Frames::default();
+    let mut sample = pin!(Sample::take(client, Duration::ZERO));
     loop {
         tokio::select! {
             biased;
@@ -80,7 +84,14 @@ pub(super) async fn run(client: &Client, color: Color) -> Result<(), Failure> {
                 frames.drawn();
                 continue;
             }
+            // The times that are shown move on.
             _ = seconds.tick() => {}
+            taken = &mut sample => {
+                sample.set(Sample::take(client, cpu::INTERVAL));
+                if let Some(taken) = taken {
+                    model.usage.add(taken);
+                }
+            }
             change = feeds.next() => feeds.apply(change?, &mut model).await?,
         }
         frames.changed();

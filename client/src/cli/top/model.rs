@@ -8,6 +8,7 @@ use std::{
 
 use prost_types::Timestamp;
 
+use super::cpu::Usage;
 use crate::v1::{Event, RunState, Vm, event::Kind, watch_vms_response::Update};
 
 /// Events kept for the pane: more than a terminal has lines.
@@ -20,6 +21,7 @@ pub(super) enum Order {
     State,
     Since,
     Vcpus,
+    Cpu,
     Memory,
     Last,
     Events,
@@ -27,11 +29,12 @@ pub(super) enum Order {
 
 impl Order {
     /// All of them, in the order of the columns, with the key that chooses it.
-    pub(super) const ALL: [(Self, char); 7] = [
+    pub(super) const ALL: [(Self, char); 8] = [
         (Self::Name, 'n'),
         (Self::State, 's'),
         (Self::Since, 't'),
         (Self::Vcpus, 'c'),
+        (Self::Cpu, 'p'),
         (Self::Memory, 'm'),
         (Self::Last, 'l'),
         (Self::Events, 'e'),
@@ -57,6 +60,8 @@ struct Seen {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     pub(super) vm: &'a Vm,
+    /// How much of one of the host's CPUs its vCPUs use, in percent.
+    pub(super) cpu: Option<u64>,
     /// How long it has been in its state.
     pub(super) since: Option<Duration>,
     /// How long ago its last event was.
@@ -76,6 +81,7 @@ pub(super) struct Model {
     pub(super) events: VecDeque<Event>,
     /// Events that came too fast to be read.
     pub(super) lost: u64,
+    pub(super) usage: Usage,
     /// By id.
     machines: BTreeMap<String, Vm>,
     seen: HashMap<String, Seen>,
@@ -91,6 +97,7 @@ impl Model {
             first: 0,
             events: VecDeque::new(),
             lost: 0,
+            usage: Usage::default(),
             machines: BTreeMap::new(),
             seen: HashMap::new(),
         }
@@ -156,15 +163,18 @@ impl Model {
     }
 
     /// The machines in order, as they are at `now`. Numbers and times begin with the largest.
-    pub(super) fn rows(&self, now: SystemTime) -> Vec<Row<'_>> {
+    pub(super) fn rows<'a>(&'a self, now: SystemTime) -> Vec<Row<'a>> {
         let age = |time: Option<SystemTime>| {
             // Clocks may differ.
             time.map(|time| now.duration_since(time).unwrap_or_default())
         };
-        let row = |vm| {
+        let row = |vm: &'a Vm| {
             let seen = self.seen_of(vm);
+            let ended = vm.status.as_ref().is_some_and(|its| its.end.is_some());
+            let cpu = self.usage.percent(&vm.id);
             Row {
                 vm,
+                cpu: cpu.filter(|_| !ended),
                 since: age(seen.and_then(|seen| seen.since)),
                 last: age(seen.and_then(|seen| seen.last)),
             }
@@ -205,6 +215,7 @@ fn compare(order: Order, a: &Row<'_>, b: &Row<'_>) -> Ordering {
         }
         Order::Since => b.since.cmp(&a.since),
         Order::Vcpus => definition(b).vcpus.cmp(&definition(a).vcpus),
+        Order::Cpu => b.cpu.cmp(&a.cpu),
         Order::Memory => definition(b).memory_bytes.cmp(&definition(a).memory_bytes),
         // What happened last comes first.
         Order::Last => match (a.last, b.last) {

@@ -1,14 +1,23 @@
-//! The files of TLS.
+//! Where the daemon is, and how it is talked to.
 
 use std::path::PathBuf;
 
 use clap::{Args as Group, ValueHint};
 
-use crate::TlsFiles;
+use crate::{Endpoint, EndpointError, TlsFiles};
 
-/// For an https:// address; all three or none.
+/// What every command that calls the daemon needs; completions do, too.
 #[derive(Debug, Group)]
-pub(in crate::cli) struct Tls {
+pub(in crate::cli) struct Connection {
+    /// Where the daemon is: unix:PATH, http://HOST:PORT (loopback) or https://HOST:PORT
+    #[arg(
+        long,
+        global = true,
+        value_name = "URI",
+        env = "VMD_SERVER",
+        hide_env_values = true
+    )]
+    server: Option<Endpoint>,
     /// For https://: the certificates of the authorities that are believed, a PEM file
     #[arg(long, global = true, value_name = "FILE", env = "VMD_TLS_CA", hide_env = true, value_hint = ValueHint::FilePath)]
     tls_ca: Option<PathBuf>,
@@ -20,9 +29,17 @@ pub(in crate::cli) struct Tls {
     tls_key: Option<PathBuf>,
 }
 
-impl Tls {
-    /// The files, if all were named.
-    pub(in crate::cli) fn files(&self) -> Option<TlsFiles> {
+impl Connection {
+    /// The address that was named, or the user's default.
+    pub(in crate::cli) fn endpoint(&self) -> Result<Endpoint, EndpointError> {
+        match &self.server {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Endpoint::default_for_user(),
+        }
+    }
+
+    /// The files of TLS, if all three were named.
+    pub(in crate::cli) fn tls(&self) -> Option<TlsFiles> {
         Some(TlsFiles {
             ca: self.tls_ca.clone()?,
             cert: self.tls_cert.clone()?,
