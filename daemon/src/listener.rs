@@ -92,6 +92,8 @@ pub struct SocketServer {
     _file: SocketFile,
 }
 
+/// Clients of one socket at a time; the next ones wait in the kernel.
+const CLIENTS: usize = 64;
 /// How long clients may go on after the end.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -149,7 +151,7 @@ where
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = clients.join_next() => {}
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if clients.len() < CLIENTS => match accepted {
                 Ok((stream, _)) => {
                     let client = serve(stream);
                     clients.spawn(async {

@@ -127,6 +127,9 @@ const STREAM_WINDOW: u32 = 16 << 10;
 /// The same for all streams of a connection together.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 
+/// Calls of one connection at a time, streams among them; a client's next ones wait with it.
+const STREAMS: u32 = 256;
+
 /// A daemon that listens, but does not serve yet.
 pub struct Bound {
     daemon: Arc<Daemon>,
@@ -309,6 +312,7 @@ impl Bound {
         }
         for listener in listeners {
             let router = Server::builder()
+                .max_concurrent_streams(STREAMS)
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .layer(CallLayer(daemon.metrics.calls.clone()))
@@ -318,7 +322,7 @@ impl Bound {
             let stop = stop.clone().cancelled_owned();
             let Listener { entrance, file } = listener;
             files.extend(file);
-            let incoming = incoming(entrance, daemon.access.clone());
+            let incoming = incoming(entrance, daemon.access.clone(), daemon.limits.clone());
             servers.spawn(router.serve_with_incoming_shutdown(incoming, stop));
         }
 

@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use tempfile::tempdir;
 use vmctl::{Client, v1};
 use vmd::cpu_control::Hierarchy;
 use vmd_tests::{Daemon, binary, refusal, request, soon};
@@ -34,10 +35,14 @@ impl Slice {
     }
 
     async fn start(&self) -> Daemon {
+        self.start_with(&[]).await
+    }
+
+    async fn start_with(&self, arguments: &[&str]) -> Daemon {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]);
         command.arg(&self.0).arg(binary("vmd")).stdin(Stdio::null());
-        Daemon::start_as(command, &[]).await
+        Daemon::start_as(command, arguments).await
     }
 
     /// The groups of machines.
@@ -188,6 +193,66 @@ async fn a_machine_without_a_share_can_be_given_one_and_a_dead_daemons_groups_go
     let next = slice.start().await;
     next.client().await.list().await.unwrap();
     assert!(!group.exists(), "{}", group.display());
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn a_change_that_cannot_be_made_changes_nothing() {
+    let Some(slice) = Slice::new("fails") else {
+        return;
+    };
+    let directory = tempdir().unwrap();
+    let config = directory.path().join("vmd.toml");
+    fs::write(
+        &config,
+        "[[limits.quota]]\nlabel = \"team\"\nmachines = 1\n",
+    )
+    .unwrap();
+    let daemon = slice
+        .start_with(&["--config", config.to_str().unwrap()])
+        .await;
+    let client = daemon.client().await;
+    let team = |team: &str| [("team".to_owned(), team.to_owned())].into();
+    let of_team = |name: &str, of: &str| v1::CreateVmRequest {
+        labels: team(of),
+        ..with_share(name, Some(50), None)
+    };
+    soon("create", client.create(of_team("a", "red")))
+        .await
+        .unwrap();
+
+    // Somebody takes its group away.
+    let group = slice.group();
+    let file = |of: &Path| {
+        let files = ["tasks", "cgroup.threads"].map(|file| of.join(file));
+        files.into_iter().find(|file| file.exists()).unwrap()
+    };
+    for thread in fs::read_to_string(file(&group)).unwrap().lines() {
+        // Such as one of KVM's own, which belongs to another process.
+        let _ = fs::write(file(&slice.0), thread);
+    }
+    fs::remove_dir(&group).unwrap();
+    let request = v1::UpdateVmRequest {
+        name: "a".to_owned(),
+        update_mask: vec!["labels".to_owned(), "definition.cpu_weight".to_owned()],
+        labels: team("blue"),
+        definition: Some(v1::VmDefinition {
+            cpu_weight: Some(500),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let refused = refusal(soon("update", client.update(request)).await);
+    assert_eq!(refused.reason, "CPU_CONTROL_UNAVAILABLE");
+    let vm = client.get("a").await.unwrap();
+    assert_eq!(vm.labels, team("red"));
+    assert_eq!(vm.definition.unwrap().cpu_weight, Some(50));
+    // Nor is it counted otherwise.
+    let red = refusal(soon("create", client.create(of_team("b", "red"))).await);
+    assert_eq!(red.reason, "QUOTA_EXCEEDED");
+    soon("create", client.create(of_team("b", "blue")))
+        .await
+        .unwrap();
 }
 
 /// The processor time of the thread of this name, in ticks of 10 ms.

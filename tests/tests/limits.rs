@@ -1,14 +1,24 @@
 //! Limits: quotas of the daemon and of labels, the host's memory, and how often one may call.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use tempfile::tempdir;
+use tokio::{io::AsyncReadExt, net::UnixStream};
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 use vmctl::{Client, Error, Refusal, v1};
-use vmd_tests::{Daemon, refusal, request, soon};
+use vmd_tests::{DEADLINE, Daemon, binary, refusal, request, soon};
 
 const LISTEN: &str = "[[listen]]\naddress = \"unix:DIR/vmd.sock\"\n";
 
@@ -218,6 +228,70 @@ async fn a_machine_needs_memory_that_the_host_has() {
     create(&client, machine("a", 1, &[])).await.unwrap();
 }
 
+/// A cgroup with the controller memory; it goes when this is dropped, after the daemon in it has ended.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// One that may have so many bytes; `None` where there can be none.
+    fn new(limit: u64) -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let first = own.lines().find_map(|line| line.split_once(":memory:/"));
+        let unified = || own.lines().find_map(|line| line.split_once("0::/"));
+        let (above, file) = match first {
+            Some((_, own)) => (
+                Path::new("/sys/fs/cgroup/memory").join(own),
+                "memory.limit_in_bytes",
+            ),
+            None => (Path::new("/sys/fs/cgroup").join(unified()?.1), "memory.max"),
+        };
+        let group = above.join(format!("vmd-test-{}", std::process::id()));
+        fs::create_dir(&group).ok()?;
+        let group = Self(group);
+        fs::write(group.0.join(file), limit.to_string()).ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn a_machine_needs_memory_that_the_daemons_cgroup_may_have() {
+    const LIMIT: u64 = 256 << 20;
+    let Some(group) = MemoryGroup::new(LIMIT) else {
+        eprintln!("skipped: cgroups with the controller memory cannot be made here");
+        return;
+    };
+    let directory = tempdir().unwrap();
+    let config = directory.path().join("vmd.toml");
+    fs::write(&config, "[limits]\nhost_memory_reserve = \"64M\"\n").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]);
+    command
+        .arg(&group.0)
+        .arg(binary("vmd"))
+        .stdin(Stdio::null());
+    let daemon = Daemon::start_as(command, &["--config", config.to_str().unwrap()]).await;
+    let client = daemon.client().await;
+    for name in ["a", "b", "c"] {
+        let mut request = machine(name, 1, &[]);
+        request.definition.as_mut().unwrap().memory_bytes = Some(60 << 20);
+        create(&client, request).await.unwrap();
+    }
+    let refused = refusal(create(&client, machine("d", 1, &[])).await);
+    assert_eq!(refused.reason, "HOST_MEMORY");
+    let fact = |key: &str| refused.metadata[key].parse::<u64>().unwrap();
+    assert_eq!(fact("limit"), LIMIT - (64 << 20));
+    assert_eq!(fact("needed"), (3 * 60 + 16) << 20);
+    daemon.terminated().await;
+}
+
 #[tokio::test]
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn a_caller_has_so_many_calls() {
@@ -243,4 +317,77 @@ async fn a_caller_has_so_many_calls() {
         "{wait:?}"
     );
     assert!(refused.message().contains("calls too often: try again in"));
+}
+
+/// Whether the daemon closes another connection at once.
+async fn is_closed(daemon: &Daemon) -> bool {
+    let mut stream = UnixStream::connect(daemon.path("vmd.sock")).await.unwrap();
+    // A server that takes the connection says so first (RFC 9113, section 3.4).
+    let read = soon("the server", stream.read(&mut [0; 1])).await;
+    read.is_ok_and(|bytes| bytes == 0)
+}
+
+#[tokio::test]
+async fn a_caller_has_so_many_connections() {
+    let daemon = start("[limits]\nconnections_per_caller = 2\n").await;
+    let clients = [daemon.client().await, daemon.client().await];
+    for client in &clients {
+        client.list().await.unwrap();
+    }
+    for _ in 0..3 {
+        assert!(is_closed(&daemon).await);
+    }
+    daemon
+        .logged("it has 2 already (limits.connections_per_caller", 3)
+        .await;
+    drop(clients);
+    let started = Instant::now();
+    while is_closed(&daemon).await {
+        assert!(started.elapsed() < DEADLINE, "no place comes back");
+    }
+    daemon.configure(&format!(
+        "{LISTEN}\n[limits]\nconnections = 1\nconnections_per_caller = 2\n"
+    ));
+    daemon.signal(Signal::SIGHUP);
+    daemon.logged("configuration reloaded", 1).await;
+    let client = daemon.client().await;
+    client.list().await.unwrap();
+    assert!(is_closed(&daemon).await);
+    daemon
+        .logged("there are 1 connections already (limits.connections", 1)
+        .await;
+}
+
+/// Whoever may not call has few calls, and each of them is in the trail.
+#[tokio::test]
+async fn a_caller_without_the_right_cannot_fill_the_trail() {
+    const CALLS: usize = 300;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let daemon = Daemon::start_configured(&format!(
+        "{LISTEN}[[listen]]\naddress = \"http://{address}\"\nplaintext_role = \"viewer\"\n"
+    ))
+    .await;
+    let endpoint: vmctl::Endpoint = format!("http://{address}").parse().unwrap();
+    let stranger = soon("TCP", Client::connect(&endpoint)).await.unwrap();
+    let mut reasons = Vec::new();
+    for _ in 0..CALLS {
+        let refused = refusal(soon("delete", stranger.delete("a", true)).await);
+        reasons.push(refused.reason);
+    }
+    let denied = reasons.iter().filter(|reason| *reason == "ACCESS_DENIED");
+    let denied = denied.count();
+    assert!((256..CALLS).contains(&denied), "{denied}");
+    assert_eq!(reasons.last().unwrap(), "RATE_LIMITED");
+    // What it may do it still may.
+    stranger.list().await.unwrap();
+    let client = daemon.client().await;
+    let mut trail = client.watch_audit(0, None, true).await.unwrap();
+    let mut seen = 0;
+    while let Some(event) = soon("the trail", trail.next()).await.unwrap() {
+        seen += 1;
+        assert_eq!(event.seq, seen);
+    }
+    assert_eq!(seen, denied as u64);
 }

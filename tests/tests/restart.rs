@@ -120,6 +120,40 @@ async fn a_failure_is_followed_by_a_start_as_often_as_the_policy_says() {
 
 #[tokio::test]
 #[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
+async fn a_restart_that_there_is_no_room_for_waits_and_does_not_count() {
+    let limits = "[[listen]]\naddress = \"unix:DIR/vmd.sock\"\n\n[limits]\nvcpus = 1\n";
+    let daemon = Daemon::start_configured(limits).await;
+    let mut request = again("a", RestartMode::OnFailure, 1000, 1);
+    let definition = request.definition.as_mut().unwrap();
+    definition.restart.as_mut().unwrap().max_restarts = 1;
+    let mut guest = daemon.guest_of(request).await;
+    types(&guest, "P").await;
+    // It has ended; the restart is a second away.
+    let other = vmd_tests::request("b");
+    soon("create", guest.client.create(other)).await.unwrap();
+    guest.events.expect(PANIC).await;
+    for _ in 0..2 {
+        guest.events.expect(&["RESTART_FAILED restart=1"]).await;
+        assert!(is_waiting(&guest.status().await));
+    }
+    soon("delete", guest.client.delete("b", true))
+        .await
+        .unwrap();
+    loop {
+        let next = guest.events.next().await;
+        if !describe(&next).starts_with("RESTART_FAILED restart=1") {
+            assert_eq!(describe(&next), "STARTED restart=1 -> prelaunch");
+            break;
+        }
+    }
+    guest.events.expect(&["RESUME"]).await;
+    types(&guest, "P").await;
+    guest.events.expect(PANIC).await;
+    assert!(!is_waiting(&guest.status().await), "that was its last");
+}
+
+#[tokio::test]
+#[cfg_attr(no_kvm, ignore = "needs /dev/kvm")]
 async fn a_guest_that_shuts_down_is_started_always_or_not_at_all() {
     let daemon = Daemon::start().await;
     let mut guest = daemon

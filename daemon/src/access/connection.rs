@@ -1,7 +1,7 @@
 //! Connections of all sorts: each is accepted, its peer told, and handed on.
 //!
 //! ```text
-//!   listener --> a task each: TLS handshake, groups of the user (bounded in number and time) --> Connection --> HTTP/2
+//!   listener --> a task each: TLS handshake, groups of the user (bounded in number and time) --> Seat, Connection --> HTTP/2
 //! ```
 
 use std::{
@@ -24,6 +24,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::{Access, Peer, Role};
+use crate::limits::{Limits, Seat};
 
 /// Connections whose peers are not known yet; the next ones wait in the kernel.
 const GREETED: usize = 256;
@@ -46,6 +47,7 @@ pub(crate) enum Entrance {
 pub(crate) struct Connection {
     stream: Io,
     peer: Arc<Peer>,
+    _seat: Seat,
 }
 
 enum Io {
@@ -83,6 +85,7 @@ impl Entrance {
 pub(crate) fn incoming(
     entrance: Entrance,
     access: Arc<Access>,
+    limits: Arc<Limits>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(1);
     let greeted = Arc::new(Semaphore::new(GREETED));
@@ -104,9 +107,9 @@ pub(crate) fn incoming(
                     continue;
                 }
             };
-            let (sender, access) = (sender.clone(), access.clone());
+            let (sender, access, limits) = (sender.clone(), access.clone(), limits.clone());
             tokio::spawn(async move {
-                match timeout(GREETING, accepted.greet(&access)).await {
+                match timeout(GREETING, accepted.greet(&access, &limits)).await {
                     // The server may have ended meanwhile.
                     Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
                     Ok(Err(error)) => warn!(%error, "a client was not let in"),
@@ -120,8 +123,8 @@ pub(crate) fn incoming(
 }
 
 impl Accepted {
-    /// Finds out who it is.
-    async fn greet(self, access: &Access) -> io::Result<Connection> {
+    /// Finds out who it is, and whether it may have another connection.
+    async fn greet(self, access: &Access, limits: &Limits) -> io::Result<Connection> {
         let (stream, peer) = match self {
             Self::Unix(stream) => {
                 let peer = Peer::unix(stream.peer_cred()?).await;
@@ -144,8 +147,13 @@ impl Accepted {
                 (Io::Tls(Box::new(stream)), peer)
             }
         };
-        let peer = Arc::new(peer);
-        Ok(Connection { stream, peer })
+        let seat = limits.connect(&peer);
+        let seat = seat.map_err(|error| io::Error::other(format!("{peer}: {error}")))?;
+        Ok(Connection {
+            stream,
+            peer: Arc::new(peer),
+            _seat: seat,
+        })
     }
 }
 

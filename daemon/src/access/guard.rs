@@ -70,11 +70,12 @@ where
         };
         let role = self.daemon.access.policy().role(&peer);
         let (method, rule) = rule(request.uri().path());
-        let call = || {
-            let called = self.daemon.limits.call(&peer);
-            called.map_err(|wait| errors::rate_limited(&peer, wait))
-        };
-        let refusal = check(rule, &peer, role, method).and_then(|()| call()).err();
+        let refusal = check(rule, &peer, role, method).err();
+        if let Err(wait) = self.daemon.limits.call(&peer, refusal.is_some()) {
+            // Not for the trail: it would be filled by whoever calls as fast as they can.
+            let limited = errors::rate_limited(&peer, wait);
+            return Box::pin(async move { Ok(limited.into_http()) });
+        }
         let caller = Caller { peer, role };
         if !rule.changes {
             return match refusal {

@@ -32,6 +32,9 @@ pub enum ConfigError {
         "{0} needs certificates: name them in the configuration file, in [tls] certificate, key and client_ca"
     )]
     NoCertificates(Endpoint),
+    /// A burst of what is not limited.
+    #[error("limits.burst needs limits.calls_per_second: calls are not limited without it")]
+    BurstWithoutRate,
     /// No file can say it.
     #[error("it cannot be shown: {0}")]
     NotText(#[source] serde_json::Error),

@@ -20,12 +20,23 @@ pub struct Limits {
     /// host has its memory.
     #[serde(deserialize_with = "size", serialize_with = "show_size")]
     pub host_memory_reserve: Option<u64>,
+    /// Connections of all callers together.
+    pub connections: Option<u32>,
+    /// Connections of one caller.
+    pub connections_per_caller: Option<u32>,
     /// Calls that one caller may make each second.
     pub calls_per_second: Option<u32>,
     /// Calls that one who has made none for a while may make at once; `calls_per_second` if it is absent.
     pub burst: Option<u32>,
     /// Quotas for machines with a label.
     pub quota: Vec<Quota>,
+}
+
+impl Limits {
+    /// Machines, vCPUs, bytes of memory.
+    pub(crate) fn amounts(&self) -> [Option<u64>; 3] {
+        [self.machines, self.vcpus, self.memory]
+    }
 }
 
 /// `[[limits.quota]]`: what machines with a label may have together.
@@ -41,6 +52,13 @@ pub struct Quota {
     /// As [`Limits::memory`].
     #[serde(default, deserialize_with = "size", serialize_with = "show_size")]
     pub memory: Option<u64>,
+}
+
+impl Quota {
+    /// As [`Limits::amounts`].
+    pub(crate) fn amounts(&self) -> [Option<u64>; 3] {
+        [self.machines, self.vcpus, self.memory]
+    }
 }
 
 /// `KEY=VALUE`, or `KEY`: then each value has the quota for itself.

@@ -291,6 +291,9 @@ impl Config {
             Some(listen) if self.tls.is_none() => {
                 Err(ConfigError::NoCertificates(listen.endpoint.clone()))
             }
+            _ if self.limits.burst.is_some() && self.limits.calls_per_second.is_none() => {
+                Err(ConfigError::BurstWithoutRate)
+            }
             _ => Ok(()),
         }
     }

@@ -8,7 +8,8 @@ use std::{
 
 use tracing::warn;
 
-use super::{CpuControlError, CpuShare, Hierarchy, hierarchy::Version};
+use super::{CpuControlError, CpuShare, Hierarchy};
+use crate::cgroup::Version;
 
 /// The period of limits, in microseconds.
 const PERIOD_US: u64 = 100_000;
@@ -29,7 +30,7 @@ impl Group {
         threads: &[i32],
     ) -> Result<Self, CpuControlError> {
         let name = format!("vmd-{}-{id}", process::id());
-        let directory = hierarchy.directory.join(name);
+        let directory = hierarchy.directory().join(name);
         fs::create_dir(&directory).map_err(|source| CpuControlError::Write {
             path: directory.clone(),
             source,
@@ -38,10 +39,10 @@ impl Group {
             hierarchy: hierarchy.clone(),
             directory,
         };
-        if hierarchy.version == Version::V2 {
+        if hierarchy.version() == Version::V2 {
             // First: a cgroup with processes may give controllers to threaded ones only.
             write(&group.directory.join("cgroup.type"), "threaded")?;
-            let own = &hierarchy.directory;
+            let own = hierarchy.directory();
             write(&own.join("cgroup.subtree_control"), "+cpu")?;
         }
         group.set(share)?;
@@ -60,7 +61,7 @@ impl Group {
             limit_millis,
         } = share;
         let quota = limit_millis.map(|limit| u64::from(limit) * PERIOD_US / 1000);
-        match self.hierarchy.version {
+        match self.hierarchy.version() {
             Version::V1 => {
                 // 1024 shares are what 100 is in version 2; the least is 2.
                 let shares = u64::from(weight) * 1024 / 100;
@@ -84,7 +85,7 @@ impl Drop for Group {
         let threads = fs::read_to_string(self.directory.join(file)).unwrap_or_default();
         for thread in threads.lines() {
             // It may have ended.
-            let _ = write(&self.hierarchy.directory.join(file), thread);
+            let _ = write(&self.hierarchy.directory().join(file), thread);
         }
         if let Err(error) = fs::remove_dir(&self.directory) {
             let directory = self.directory.display();

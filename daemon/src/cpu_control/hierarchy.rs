@@ -1,73 +1,36 @@
 //! Where the daemon's own cgroup is.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-/// Which interface the files have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    V1,
-    V2,
-}
+use crate::cgroup::{Cgroup, Cgroups, Version};
 
 /// The daemon's cgroup with the controller `cpu`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchy {
-    pub(super) version: Version,
-    pub(super) directory: PathBuf,
-}
+#[derive(Clone, Debug)]
+pub struct Hierarchy(Cgroup);
 
 impl Hierarchy {
     /// The one that this process is in, with what groups of daemons that have died have left there tidied up. `None` if it may
     /// make no groups there. Blocks.
     pub fn find() -> Option<Self> {
-        let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let found = Self::second(&cgroups, &mounts)
-            .filter(Self::has_controller)
-            .or_else(|| Self::first(&cgroups, &mounts))?;
+        let cgroups = Cgroups::read()?;
+        let unified = cgroups.unified().filter(has_cpu);
+        let found = Self(unified.or_else(|| cgroups.with("cpu"))?);
         found.tidy_up();
         Some(found)
     }
 
     /// Where groups are made.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.0.directory
     }
 
-    fn second(cgroups: &str, mounts: &str) -> Option<Self> {
-        let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
-        let mount = |kind: &str, _: &str| kind == "cgroup2";
-        Some(Self {
-            version: Version::V2,
-            directory: directory(mounts, mount, path)?,
-        })
-    }
-
-    fn first(cgroups: &str, mounts: &str) -> Option<Self> {
-        let has_cpu = |list: &str| list.split(',').any(|one| one == "cpu");
-        // Number, controllers, path.
-        let path = cgroups.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            has_cpu(controllers).then_some(path)
-        })?;
-        let mount = |kind: &str, options: &str| kind == "cgroup" && has_cpu(options);
-        Some(Self {
-            version: Version::V1,
-            directory: directory(mounts, mount, path)?,
-        })
-    }
-
-    fn has_controller(&self) -> bool {
-        let controllers = fs::read_to_string(self.directory.join("cgroup.controllers"));
-        controllers.is_ok_and(|list| list.split_whitespace().any(|one| one == "cpu"))
+    pub(super) fn version(&self) -> Version {
+        self.0.version
     }
 
     /// The file that a thread's number is written to.
     pub(super) fn threads_file(&self) -> &'static str {
-        match self.version {
+        match self.0.version {
             Version::V1 => "tasks",
             Version::V2 => "cgroup.threads",
         }
@@ -75,7 +38,7 @@ impl Hierarchy {
 
     /// Removes the groups of daemons that are no more; those have no threads.
     fn tidy_up(&self) {
-        for entry in fs::read_dir(&self.directory)
+        for entry in fs::read_dir(&self.0.directory)
             .into_iter()
             .flatten()
             .flatten()
@@ -95,40 +58,7 @@ impl Hierarchy {
     }
 }
 
-/// Where the cgroup `path` is in the first mount that is one of those (`/proc/self/mountinfo`, proc(5)).
-fn directory(mounts: &str, is_one: impl Fn(&str, &str) -> bool, path: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (mount, source) = line.split_once(" - ")?;
-        let mut source = source.split(' ');
-        let (kind, options) = (source.next()?, source.nth(1)?);
-        let mut mount = mount.split(' ').skip(3);
-        let (root, point) = (mount.next()?, mount.next()?);
-        let below = Path::new(path).strip_prefix(root).ok()?;
-        is_one(kind, options).then(|| Path::new(point).join(below))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_versions_are_found_where_they_are_mounted() {
-        let mounts = "\
-            24 23 0:21 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755\n\
-            25 24 0:22 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
-            26 24 0:23 /pod /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n\
-            27 24 0:24 /pod /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
-        let cgroups = "4:cpuset:/pod\n3:cpu,cpuacct:/pod/a b\n0::/system.slice/vmd.service\n";
-        assert_eq!(
-            Hierarchy::second(cgroups, mounts).unwrap().directory,
-            Path::new("/sys/fs/cgroup/unified/system.slice/vmd.service")
-        );
-        assert_eq!(
-            Hierarchy::first(cgroups, mounts).unwrap().directory,
-            Path::new("/sys/fs/cgroup/cpu,cpuacct/a b")
-        );
-        assert_eq!(Hierarchy::first("0::/\n", mounts), None);
-        assert_eq!(Hierarchy::second(cgroups, ""), None);
-    }
+fn has_cpu(cgroup: &Cgroup) -> bool {
+    let controllers = fs::read_to_string(cgroup.directory.join("cgroup.controllers"));
+    controllers.is_ok_and(|list| list.split_whitespace().any(|one| one == "cpu"))
 }

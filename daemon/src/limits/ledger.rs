@@ -1,7 +1,7 @@
 //! What each machine takes. Checked and counted under one lock: two creations at once do not both get what is left.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -73,6 +73,12 @@ fn option(group: &Option<String>) -> &'static str {
     }
 }
 
+/// What is counted.
+const WHAT: [&str; 3] = ["machines", "vcpus", "memory"];
+
+/// One for each of [`WHAT`]: machines, vCPUs, bytes of memory.
+type Amounts<T = u64> = [T; 3];
+
 /// What the machines of one daemon take.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<Inner>);
@@ -125,29 +131,48 @@ impl Account {
             vcpus: spec.definition.vcpus.into(),
             memory: spec.definition.memory_bytes,
         };
+        // Before the lock: it reads `/proc`.
+        let has = limits.host_memory_reserve.map(|reserve| {
+            let has = host::for_guests().map_err(OverLimit::Unknown)?;
+            Ok(has.saturating_sub(reserve))
+        });
+        let has = has.transpose()?;
         let mut inner = self.ledger.lock();
         inner.check(limits, self.number, &entry)?;
-        inner.check_host(limits, self.number, entry.memory)?;
+        if let Some(has) = has {
+            inner.check_host(has, self.number, entry.memory)?;
+        }
         inner.entries.insert(self.number, entry);
         Ok(())
     }
 
-    /// It is to have the labels of `spec`.
-    pub(super) fn relabel(&self, limits: &config::Limits, spec: &Spec) -> Result<(), OverLimit> {
+    /// It is to have these labels.
+    pub(super) fn relabel(
+        &self,
+        limits: &config::Limits,
+        labels: &Labels,
+    ) -> Result<(), OverLimit> {
         let mut inner = self.ledger.lock();
         let Some(now) = inner.entries.get(&self.number) else {
             return Ok(());
         };
-        if now.labels == spec.labels {
+        if now.labels == *labels {
             return Ok(());
         }
         let entry = Entry {
-            labels: spec.labels.clone(),
+            labels: labels.clone(),
             ..now.clone()
         };
         inner.check(limits, self.number, &entry)?;
         inner.entries.insert(self.number, entry);
         Ok(())
+    }
+
+    /// It has these labels after all, whatever the limits say: it had them before.
+    pub(crate) fn keep_labels(&self, labels: &Labels) {
+        if let Some(entry) = self.ledger.lock().entries.get_mut(&self.number) {
+            entry.labels.clone_from(labels);
+        }
     }
 
     /// The machine has ended, and is still there.
@@ -164,7 +189,51 @@ impl Drop for Account {
     }
 }
 
+/// What is used of one limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Whose: `KEY=VALUE`; `None`: the daemon's.
+    pub(crate) group: Option<String>,
+    /// What of: `machines`, `vcpus`, `memory`.
+    pub(crate) what: &'static str,
+    /// How much is used; memory in bytes.
+    pub(crate) used: u64,
+    /// How much there may be.
+    pub(crate) limit: Option<u64>,
+}
+
 impl Ledger {
+    /// What is used of the daemon's limits, and of each quota of a label that some machine has.
+    pub(super) fn usage(&self, limits: &config::Limits) -> Vec<Usage> {
+        let inner = self.lock();
+        let usage = |group: Option<String>, limits: Amounts<Option<u64>>, used: Amounts| {
+            let each = WHAT.into_iter().zip(limits).zip(used);
+            each.map(move |((what, limit), used)| Usage {
+                group: group.clone(),
+                what,
+                used,
+                limit,
+            })
+        };
+        let mut all: Vec<_> = usage(None, limits.amounts(), inner.sum(|_| true)).collect();
+        for quota in &limits.quota {
+            let labels = inner.entries.values().map(|entry| &entry.labels);
+            let groups: BTreeSet<_> = labels
+                .filter_map(|labels| quota.label.group(labels))
+                .collect();
+            for group in groups {
+                let used = inner.sum(|labels| quota.label.group(labels).as_ref() == Some(&group));
+                let limited = usage(Some(group), quota.amounts(), used);
+                all.extend(limited.filter(|usage| usage.limit.is_some()));
+            }
+        }
+        all
+    }
+
+    pub(super) fn rest(&self) {
+        self.lock().entries.shrink_to_fit();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,52 +242,37 @@ impl Ledger {
 impl Inner {
     /// Whether account `number` may be `new`. What does not grow is not refused: a quota may have been lowered.
     fn check(&self, limits: &config::Limits, number: u64, new: &Entry) -> Result<(), OverLimit> {
-        let daemon = [
-            ("machines", limits.machines),
-            ("vcpus", limits.vcpus),
-            ("memory", limits.memory),
-        ];
         let all = |_: &Labels| true;
-        self.check_one(&daemon, None, all, number, new)?;
+        self.check_one(limits.amounts(), None, all, number, new)?;
         for quota in &limits.quota {
             let Some(group) = quota.label.group(&new.labels) else {
                 continue;
             };
-            let amounts = [
-                ("machines", quota.machines),
-                ("vcpus", quota.vcpus),
-                ("memory", quota.memory),
-            ];
             let same = |labels: &Labels| quota.label.group(labels).as_ref() == Some(&group);
-            self.check_one(&amounts, Some(&group), same, number, new)?;
+            self.check_one(quota.amounts(), Some(&group), same, number, new)?;
         }
         Ok(())
     }
 
     fn check_one(
         &self,
-        limits: &[(&'static str, Option<u64>); 3],
+        limits: Amounts<Option<u64>>,
         group: Option<&String>,
         counts: impl Fn(&Labels) -> bool,
         number: u64,
         new: &Entry,
     ) -> Result<(), OverLimit> {
-        if limits.iter().all(|(_, limit)| limit.is_none()) {
+        if limits.iter().all(Option::is_none) {
             return Ok(());
         }
-        let mut used = [0_u64; 3];
-        let mut others = [0_u64; 3];
-        let counted = self.entries.iter();
-        for (one, entry) in counted.filter(|(_, entry)| counts(&entry.labels)) {
-            add(&mut used, entry.amounts());
-            if *one != number {
-                add(&mut others, entry.amounts());
-            }
+        let used = self.sum(&counts);
+        let mut needed = used;
+        if let Some(now) = self.entries.get(&number).filter(|now| counts(&now.labels)) {
+            take(&mut needed, now.amounts());
         }
-        let mut needed = others;
         add(&mut needed, new.amounts());
-        for (((what, limit), used), needed) in limits.iter().zip(used).zip(needed) {
-            match *limit {
+        for (((what, limit), used), needed) in WHAT.into_iter().zip(limits).zip(used).zip(needed) {
+            match limit {
                 Some(limit) if needed > limit && needed > used => {
                     return Err(OverLimit::Quota {
                         group: group.cloned(),
@@ -233,17 +287,8 @@ impl Inner {
         Ok(())
     }
 
-    fn check_host(
-        &self,
-        limits: &config::Limits,
-        number: u64,
-        asked: u64,
-    ) -> Result<(), OverLimit> {
-        let Some(reserve) = limits.host_memory_reserve else {
-            return Ok(());
-        };
-        let has = host::for_guests().map_err(OverLimit::Unknown)?;
-        let has = has.saturating_sub(reserve);
+    /// Whether account `number` may have as much as `asked` of the memory that the host `has` for guests.
+    fn check_host(&self, has: u64, number: u64, asked: u64) -> Result<(), OverLimit> {
         let others = self.entries.iter().filter(|(one, _)| **one != number);
         let promised = others.map(|(_, entry)| entry.memory).sum::<u64>();
         if promised.saturating_add(asked) <= has {
@@ -255,17 +300,149 @@ impl Inner {
             asked,
         })
     }
+
+    /// What the machines with labels that are meant take together.
+    fn sum(&self, is_meant: impl Fn(&Labels) -> bool) -> Amounts {
+        let mut sum = Amounts::default();
+        let meant = self
+            .entries
+            .values()
+            .filter(|entry| is_meant(&entry.labels));
+        meant.for_each(|entry| add(&mut sum, entry.amounts()));
+        sum
+    }
 }
 
 impl Entry {
-    /// Machines, vCPUs, bytes of memory.
-    fn amounts(&self) -> [u64; 3] {
+    fn amounts(&self) -> Amounts {
         [1, self.vcpus, self.memory]
     }
 }
 
-fn add(sum: &mut [u64; 3], amounts: [u64; 3]) {
+fn add(sum: &mut Amounts, amounts: Amounts) {
     for (sum, amount) in sum.iter_mut().zip(amounts) {
         *sum = sum.saturating_add(amount);
+    }
+}
+
+fn take(sum: &mut Amounts, amounts: Amounts) {
+    for (sum, amount) in sum.iter_mut().zip(amounts) {
+        *sum = sum.saturating_sub(amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::check::{Limits, definition};
+
+    fn spec(vcpus: u32, labels: &[(&str, &str)]) -> Spec {
+        let asked = vmd_proto::v1::VmDefinition {
+            vcpus: Some(vcpus),
+            memory_bytes: Some(16 << 20),
+            ..Default::default()
+        };
+        let definition = definition(&Limits::NONE, Default::default(), asked).unwrap();
+        let mut spec: Spec = definition.into();
+        let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        spec.labels = labels.iter().map(label).collect();
+        spec
+    }
+
+    fn limits(text: &str) -> config::Limits {
+        toml::from_str(text).unwrap()
+    }
+
+    /// What is refused of: whose, what, how much there may be and would be.
+    fn quota(answer: Result<(), OverLimit>) -> (Option<String>, &'static str, u64, u64) {
+        match answer.unwrap_err() {
+            OverLimit::Quota {
+                group,
+                what,
+                limit,
+                needed,
+            } => (group, what, limit, needed),
+            other => unreachable!("{other}"),
+        }
+    }
+
+    #[test]
+    fn all_are_counted_together_and_each_label_for_itself() {
+        let limits =
+            limits("vcpus = 4\n[[quota]]\nlabel = \"team\"\nmachines = 1\nmemory = \"32M\"\n");
+        let ledger = Arc::new(Ledger::default());
+        let open = || Account::new(ledger.clone());
+        let (a, b, c) = (open(), open(), open());
+        let of = |team: &str| format!("team={team}");
+        a.take(&limits, &spec(2, &[("team", "red")])).unwrap();
+        // What is refused takes nothing.
+        for _ in 0..2 {
+            let refused = b.take(&limits, &spec(1, &[("team", "red")]));
+            assert_eq!(quota(refused), (Some(of("red")), "machines", 1, 2));
+        }
+        let blue = |vcpus| spec(vcpus, &[("team", "blue")]);
+        b.take(&limits, &blue(2)).unwrap();
+        let refused = c.take(&limits, &spec(1, &[]));
+        assert_eq!(quota(refused), (None, "vcpus", 4, 5));
+        // One that has ended keeps its place and nothing else; the same machine again is not another.
+        b.ended();
+        c.take(&limits, &spec(1, &[])).unwrap();
+        let refused = b.take(&limits, &blue(2));
+        assert_eq!(quota(refused), (None, "vcpus", 4, 5));
+        b.take(&limits, &blue(1)).unwrap();
+        drop(a);
+        let red = spec(1, &[("team", "red")]).labels;
+        b.relabel(&limits, &red).unwrap();
+        let refused = c.relabel(&limits, &red);
+        assert_eq!(quota(refused), (Some(of("red")), "machines", 1, 2));
+        b.keep_labels(&blue(1).labels);
+        c.relabel(&limits, &red).unwrap();
+        let usage = ledger.usage(&limits).into_iter().map(|usage| {
+            let group = usage.group.unwrap_or_default();
+            (group, usage.what, usage.used, usage.limit)
+        });
+        assert_eq!(
+            usage.collect::<Vec<_>>(),
+            [
+                (String::new(), "machines", 2, None),
+                (String::new(), "vcpus", 2, Some(4)),
+                (String::new(), "memory", 32 << 20, None),
+                (of("blue"), "machines", 1, Some(1)),
+                (of("blue"), "memory", 16 << 20, Some(32 << 20)),
+                (of("red"), "machines", 1, Some(1)),
+                (of("red"), "memory", 16 << 20, Some(32 << 20)),
+            ]
+        );
+    }
+
+    #[test]
+    fn who_has_too_much_may_keep_it_and_take_less() {
+        let account = Account::new(Arc::default());
+        account.take(&limits(""), &spec(4, &[])).unwrap();
+        let lower = limits("vcpus = 1");
+        account.take(&lower, &spec(4, &[])).unwrap();
+        account.take(&lower, &spec(3, &[])).unwrap();
+        let refused = account.take(&lower, &spec(4, &[]));
+        assert_eq!(quota(refused), (None, "vcpus", 1, 4));
+    }
+
+    #[test]
+    fn memory_is_promised_once() {
+        let ledger = Ledger::default();
+        let mut inner = ledger.lock();
+        let entry = Entry {
+            labels: Labels::default(),
+            vcpus: 1,
+            memory: 60,
+        };
+        inner.entries.insert(0, entry);
+        inner.check_host(100, 1, 40).unwrap();
+        // What it has itself is not another's.
+        inner.check_host(100, 0, 100).unwrap();
+        for (number, asked) in [(1, 41), (0, 101), (1, u64::MAX)] {
+            let refused = inner.check_host(100, number, asked).unwrap_err();
+            let is_expected = matches!(refused, OverLimit::HostMemory { has: 100, .. });
+            assert!(is_expected, "{refused}");
+        }
     }
 }

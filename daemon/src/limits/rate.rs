@@ -8,12 +8,24 @@ use std::{
 
 use crate::access::Peer;
 
-/// Callers that are remembered; beyond them, those whose buckets are full again are forgotten.
+/// Callers that have a bucket of their own; those who come while all of them are busy share one.
 const CALLERS: usize = 4096;
 
 /// The buckets of one daemon's callers.
 #[derive(Debug, Default)]
-pub(super) struct Rates(Mutex<HashMap<String, Bucket>>);
+pub(super) struct Rates(Mutex<Buckets>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    of_callers: HashMap<String, Bucket>,
+    /// Of all others.
+    shared: Option<Bucket>,
+    /// When those that are full again were last forgotten.
+    tidied: Option<Instant>,
+}
+
+/// How often at most that is done: it looks at each.
+const TIDY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -32,20 +44,37 @@ impl Rates {
         // A rate of 0 would let nobody in, ever.
         let (rate, burst) = (f64::from(rate.max(1)), f64::from(burst.max(1)));
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Buckets {
+            of_callers,
+            shared,
+            tidied,
+        } = &mut *buckets;
         let refilled = |bucket: &Bucket| {
             let passed = now.saturating_duration_since(bucket.time).as_secs_f64();
             (bucket.left + passed * rate).min(burst)
         };
-        if buckets.len() >= CALLERS {
-            buckets.retain(|_, bucket| refilled(bucket) < burst);
+        let is_time = || tidied.is_none_or(|last| now.saturating_duration_since(last) >= TIDY);
+        if of_callers.len() >= CALLERS && !of_callers.contains_key(&who) && is_time() {
+            of_callers.retain(|_, bucket| refilled(bucket) < burst);
+            *tidied = Some(now);
         }
-        let left = buckets.get(&who).map_or(burst, refilled);
+        let full = Bucket {
+            left: burst,
+            time: now,
+        };
+        let has_place = of_callers.len() < CALLERS || of_callers.contains_key(&who);
+        let bucket = if has_place {
+            of_callers.entry(who).or_insert(full)
+        } else {
+            shared.get_or_insert(full)
+        };
+        let left = refilled(bucket);
         let (left, answer) = if left >= 1.0 {
             (left - 1.0, Ok(()))
         } else {
             (left, Err(Duration::from_secs_f64((1.0 - left) / rate)))
         };
-        buckets.insert(who, Bucket { left, time: now });
+        *bucket = Bucket { left, time: now };
         answer
     }
 }
@@ -79,14 +108,22 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_have_all_again_are_forgotten() {
+    fn callers_are_forgotten_when_they_have_all_again_and_until_then_others_share_a_bucket() {
         let rates = Rates::default();
         let start = Instant::now();
+        let take = |who: &str, ms| {
+            let now = start + Duration::from_millis(ms);
+            rates.take_at(who.to_owned(), 1, 1, now)
+        };
         for number in 0..CALLERS {
-            rates.take_at(number.to_string(), 1, 1, start).unwrap();
+            take(&number.to_string(), 0).unwrap();
         }
-        let later = start + Duration::from_secs(1);
-        rates.take_at("last".to_owned(), 1, 1, later).unwrap();
-        assert_eq!(rates.0.lock().unwrap().len(), 1);
+        let known = || rates.0.lock().unwrap().of_callers.len();
+        assert_eq!(take("other", 0), Ok(()));
+        assert!(take("another", 0).is_err(), "they share one");
+        assert!(take("0", 500).is_err(), "it has its own");
+        assert_eq!(known(), CALLERS);
+        assert_eq!(take("last", 1000), Ok(()));
+        assert_eq!(known(), 1);
     }
 }

@@ -19,6 +19,7 @@ use vmm::{
 use super::{devices::of_devices, process::Process};
 use crate::{
     Daemon,
+    limits::Usage,
     vm::{EndKind, Status, VmHandle},
 };
 
@@ -39,6 +40,7 @@ impl Collector for Collect {
         let mut out = Families(encoder);
         let vms: Vec<_> = daemon.registry.list().into_iter().map(Vm::of).collect();
         of_daemon(&daemon, &mut out)?;
+        of_limits(&daemon, &mut out)?;
         of_all(&daemon, &vms, &mut out)?;
         of_calls(&daemon, &mut out)?;
         of_process(&mut out)?;
@@ -182,7 +184,7 @@ fn of_daemon(daemon: &Daemon, out: &mut Families<'_>) -> fmt::Result {
         "Events of all machines; the newest one's number.",
         |samples| samples.counter(&[], newest),
     )?;
-    let kept = daemon.events.kept() as u64;
+    let kept = daemon.events.kept();
     out.gauge(
         "vmd_events_kept",
         "Events that a reader can still ask for.",
@@ -192,6 +194,33 @@ fn of_daemon(daemon: &Daemon, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("vmd_event_readers", help, readers as u64)?;
     let help = "How many events the slowest reader has not taken yet.";
     out.gauge("vmd_event_reader_lag", help, lag)
+}
+
+/// What is used of the limits, and what they refused.
+fn of_limits(daemon: &Daemon, out: &mut Families<'_>) -> fmt::Result {
+    let usage = daemon.limits.usage();
+    let each = |samples: &mut Samples<'_>, value: fn(&Usage) -> Option<u64>| {
+        usage.iter().try_for_each(|usage| {
+            let labels = [
+                ("label", usage.group.as_deref().unwrap_or_default()),
+                ("quota", usage.what),
+            ];
+            value(usage).map_or(Ok(()), |value| samples.gauge(&labels, value))
+        })
+    };
+    let help = "What machines take of the daemon's quotas (no label) and of those of labels; memory in bytes.";
+    out.gauges("vmd_quota_used", help, |samples| {
+        each(samples, |usage| Some(usage.used))
+    })?;
+    let help = "How much they may take. A quota that is not set is not here.";
+    out.gauges("vmd_quota_limit", help, |samples| {
+        each(samples, |usage| usage.limit)
+    })?;
+    let help = "Calls, and starts by a restart policy, that a limit was in the way of, by reason.";
+    out.counters("vmd_limit_refusals", help, |samples| {
+        let mut refused = daemon.limits.refused().into_iter();
+        refused.try_for_each(|(reason, count)| samples.counter(&[("reason", reason)], count))
+    })
 }
 
 /// The machines together.

@@ -236,7 +236,17 @@ fn over_limit(name: &str, error: &OverLimit) -> Status {
             ];
             refuse(Code::ResourceExhausted, "QUOTA_EXCEEDED", &facts)
         }
-        OverLimit::HostMemory { .. } => refuse(Code::ResourceExhausted, "HOST_MEMORY", &[]),
+        OverLimit::HostMemory {
+            has,
+            promised,
+            asked,
+        } => {
+            let facts = [
+                ("limit", has.to_string()),
+                ("needed", promised.saturating_add(*asked).to_string()),
+            ];
+            refuse(Code::ResourceExhausted, "HOST_MEMORY", &facts)
+        }
         OverLimit::Unknown(_) => refuse(Code::Internal, "INTERNAL", &[]),
     }
 }

@@ -84,6 +84,15 @@ impl RestartPolicy {
         })
     }
 
+    /// What follows when the restart with number `restart` had to wait: there is no room for the machine now. It does not
+    /// count.
+    pub(super) fn later(&self, restart: u32) -> NextStart {
+        NextStart {
+            restart,
+            wait: self.max_backoff,
+        }
+    }
+
     fn applies(&self, kind: &EndKind) -> bool {
         let (failure, asked) = match kind {
             EndKind::Lost | EndKind::Failed(_) | EndKind::Watchdog => (true, false),

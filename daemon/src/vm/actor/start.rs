@@ -77,7 +77,11 @@ impl Actor {
             Err(why) => {
                 let reason = why.to_string();
                 error!(reason, "the machine cannot be started again");
-                let next = spec.definition.restart.after(restarts);
+                let policy = &spec.definition.restart;
+                let next = match why {
+                    VmError::OverLimit(_) => Ok(policy.later(restarts)),
+                    _ => policy.after(restarts),
+                };
                 let failed = Kind::RestartFailed(event::RestartFailed {
                     restart: restarts,
                     reason,
