@@ -21,6 +21,8 @@ pub mod devices;
 #[cfg(feature = "kvm")]
 pub mod heap;
 #[cfg(feature = "kvm")]
+pub mod log;
+#[cfg(feature = "kvm")]
 pub mod machine;
 #[cfg(feature = "kvm")]
 pub mod place;

@@ -9,7 +9,7 @@
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use thiserror::Error;
-use tracing::{Instrument, info_span};
+use tracing::Instrument;
 use uuid::Uuid;
 use vmm::{
     devices::virtio::block::DiskError,
@@ -151,12 +151,11 @@ pub async fn create(
     });
     let status = Status::new(spec.into());
     let (handle, ends) = VmHandle::new(record, status, daemon.events.clone());
-    // Of what outlives the call that is under way.
-    let span = info_span!(parent: None, "machine", vm = %name);
     // Before the host is asked for anything.
     let account = daemon.limits.open(&handle.spec())?;
     let build = Live::build(daemon, &handle, fail_at);
-    let live = build.instrument(span).await?;
+    // What comes of it outlives the call that is under way, and its span.
+    let live = build.instrument(handle.record.span()).await?;
     Actor::spawn(daemon.clone(), &handle, ends, live, account, reservation);
 
     let status = if paused {

@@ -34,6 +34,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Span, info_span};
 use vmm::{
     counters::Counters,
     devices::{console::Console, virtio::balloon::Balloon},
@@ -71,6 +72,13 @@ pub struct Record {
     pub name: String,
     /// When it was created.
     pub created: SystemTime,
+}
+
+impl Record {
+    /// The span of what is done for it now, beside the call that is under way.
+    pub(crate) fn span(&self) -> Span {
+        info_span!(parent: None, "machine", vm = %self.name)
+    }
 }
 
 /// What the rest of the daemon has of a machine.

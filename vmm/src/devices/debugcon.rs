@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | 0x402 | 0xe9: there is a debug console | a byte of a line |
 //!
-//! Each line becomes one of the daemon's log, at level debug with target `firmware`, in the span of the vCPU that wrote its
+//! Each line becomes one of the daemon's log, at level debug with target `firmware`, on the thread of the vCPU that wrote its
 //! end. A line has at most [`MAX_LINE`] bytes; a longer one is several. What is not printable ASCII is escaped. A guest
 //! that writes more than [`BURST`] lines at once, or [`PER_SECOND`] on average, loses lines; the next one tells how many.
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use kvm_ioctls::{Cap, Error as KvmError, VmFd};
 use thiserror::Error;
 use tokio::{runtime::Handle, sync::Notify};
-use tracing::info_span;
 
 use super::{
     Host, KvmMachine, MachineConfig,
@@ -31,6 +30,7 @@ use crate::{
     confine::ConfineError,
     counters::Counters,
     devices::{clock::VirtualClock, timer::Timers},
+    log,
     runstate::Requests,
 };
 
@@ -223,7 +223,6 @@ impl KvmMachine {
                     requests: requests.clone(),
                     timers: timers.clone(),
                     event_rate: event_rate.clone(),
-                    span: info_span!(parent: None, "vcpu", vm = %config.name, index),
                     msrs: guest_cpu.msrs(),
                     host_cpus: config.cpu.host_cpus(index).to_vec(),
                     filter: host.vcpu_filter.clone(),
@@ -234,7 +233,7 @@ impl KvmMachine {
                 };
                 // Linux shows 15 characters of a thread's name.
                 let start = if index == 0 { start } else { Start::PowerOn };
-                Vcpu::spawn(vcpu, start, format!("vcpu{index}:{}", config.name), context)
+                Vcpu::spawn(vcpu, start, log::vcpu_thread(index, &config.name), context)
             })
             .collect::<Result<Vec<_>, _>>()?;
         // Whether the host gives the CPUs is an answer to whoever asked for them; nothing else needs to be waited for.

@@ -13,12 +13,12 @@ use std::sync::{
 };
 
 use tokio::runtime::Handle;
-use tracing::{Instrument, Span, warn};
+use tracing::{Instrument, warn};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::runstate::DeviceFault;
+use crate::{log, runstate::DeviceFault};
 
 use super::{
     Device, DeviceError, Driver, Model, Report,
@@ -264,7 +264,7 @@ impl Function {
         self.worker = Some(Worker::spawn(
             &self.runtime,
             blocking,
-            work.instrument(Span::current()),
+            work.instrument(log::span()),
         ));
     }
 

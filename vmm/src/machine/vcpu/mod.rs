@@ -34,7 +34,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::unistd::gettid;
 use tokio::sync::{Notify, oneshot};
-use tracing::{Span, error};
+use tracing::error;
 
 use self::{
     control::{Control, Hold, Wanted},
@@ -85,8 +85,6 @@ pub(super) struct VcpuContext {
     pub(super) host_cpus: Vec<u32>,
     /// What the thread may do; anything if there is none.
     pub(super) filter: Option<Filter>,
-    /// Of the thread's log lines.
-    pub(super) span: Span,
     /// Told when a vCPU has parked or died.
     pub(super) parked: Arc<Notify>,
     /// The machine's.
@@ -137,7 +135,6 @@ impl Vcpu {
                 let (control, thread_id) = (control.clone(), thread_id.clone());
                 move || {
                     thread_id.store(gettid().as_raw(), Ordering::Relaxed);
-                    let _in_span = context.span.enter();
                     let _last_will = LastWill {
                         control: control.clone(),
                         died: context.died.clone(),

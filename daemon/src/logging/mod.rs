@@ -1,11 +1,15 @@
 //! The daemon's log: lines for people, or one JSON object a line, on standard error.
 
+mod vcpu;
+
 use std::io::IsTerminal;
 
+use tracing::info_span;
 use tracing_subscriber::{
     EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
+use self::vcpu::OfVcpus;
 use crate::config::LogFormat;
 
 /// What is logged by a log that was started; it can be changed.
@@ -27,14 +31,29 @@ pub fn start(format: LogFormat, filter: &str) -> LogFilter {
     let _ = match format {
         LogFormat::Text => {
             let layer = fmt::layer().with_writer(std::io::stderr);
-            let for_people = std::io::stderr().is_terminal();
-            registry.with(layer.with_ansi(for_people)).try_init()
+            let layer = layer.with_ansi(std::io::stderr().is_terminal());
+            let put_in = vcpu::into_text;
+            let layer = layer.map_event_format(|format| OfVcpus { format, put_in });
+            registry.with(layer).try_init()
         }
-        LogFormat::Json => registry
-            .with(fmt::layer().json().with_writer(std::io::stderr))
-            .try_init(),
+        LogFormat::Json => {
+            let layer = fmt::layer().json().with_writer(std::io::stderr);
+            let put_in = vcpu::into_json;
+            let layer = layer.map_event_format(|format| OfVcpus { format, put_in });
+            registry.with(layer).try_init()
+        }
     };
     LogFilter(handle)
+}
+
+/// Spans that a thread begins at the same time, as a rule at most.
+const SPANS: usize = 64;
+
+/// Begins and ends as many spans as this thread may need. The registry keeps the memory of each for the next one: so it is in
+/// one place, and not spread over all that comes and goes with machines.
+pub(crate) fn prepare_spans() {
+    let spans: Vec<_> = (0..SPANS).map(|_| info_span!("none")).collect();
+    drop(spans);
 }
 
 /// Whether `filter` can be understood.
