@@ -4,11 +4,12 @@ use std::{future, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, watch},
+    task,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
-use vmm::{machine::Host, runstate::Command};
+use vmm::{heap, machine::Host, runstate::Command};
 
 use crate::{
     access::Access,
@@ -178,6 +179,19 @@ impl Daemon {
     pub async fn close(&self) {
         // The store is the audit trail's, too.
         self.events.close().await;
+    }
+
+    /// All has been quiet since a machine was closed: what is kept only to be quick goes back to the host.
+    pub(crate) async fn rest(&self) {
+        self.events.rest();
+        self.audit.rest();
+        if let Some(store) = self.events.store() {
+            store.rest().await;
+        }
+        self.registry.rest();
+        self.limits.rest();
+        // It does not panic.
+        let _ = task::spawn_blocking(heap::trim).await;
     }
 
     /// Presses the power buttons of `vms` until all have ended, or there is no time for that.

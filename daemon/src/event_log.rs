@@ -202,8 +202,24 @@ impl EventLog {
     }
 
     /// How many events there are that can be read.
-    pub fn kept(&self) -> usize {
-        self.lock().events.len()
+    pub fn kept(&self) -> u64 {
+        match &self.seen {
+            Seen::Appended(_) => self.lock().events.len() as u64,
+            Seen::Stored(store, log) => (self.newest() + 1).saturating_sub(store.oldest(*log)),
+        }
+    }
+
+    /// Gives back the memory of what the store has, too: it is kept only because readers want it soon.
+    pub(crate) fn rest(&self) {
+        if let Seen::Stored(..) = &self.seen {
+            let newest = self.newest();
+            let mut inner = self.lock();
+            let waiting = inner.newest.saturating_sub(newest);
+            let waiting = usize::try_from(waiting).unwrap_or(usize::MAX);
+            let stored = inner.events.len().saturating_sub(waiting);
+            inner.events.drain(..stored);
+            inner.events.shrink_to_fit();
+        }
     }
 
     /// The events after `after_seq`, oldest first, a bounded number at a time; none if it is the newest.
@@ -388,15 +404,20 @@ mod tests {
             log.append(Event::default(), |_| None);
         }
         log.settle().await;
-        let (mut seq, mut reads) = (400, 0);
-        loop {
-            let events = numbers(&log, seq).await.unwrap();
-            let Some(last) = events.last() else { break };
-            let expected: Vec<_> = (seq + 1..=*last).collect();
-            assert_eq!(events, expected);
-            (seq, reads) = (*last, reads + 1);
+        assert_eq!(log.kept(), 600);
+        for in_memory in [5, 0] {
+            assert_eq!(log.lock().events.len(), in_memory);
+            let (mut seq, mut reads) = (400, 0);
+            loop {
+                let events = numbers(&log, seq).await.unwrap();
+                let Some(last) = events.last() else { break };
+                let expected: Vec<_> = (seq + 1..=*last).collect();
+                assert_eq!(events, expected);
+                (seq, reads) = (*last, reads + 1);
+            }
+            assert_eq!((seq, reads), (1000, 3));
+            log.rest();
         }
-        assert_eq!((seq, reads), (1000, 3));
         assert!(matches!(numbers(&log, 399).await, Err(ReadError::Lost(_))));
     }
 }

@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod allocator;
+mod cgroup;
 pub mod config;
 pub mod containment;
 pub mod convert;

@@ -14,6 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::sync::oneshot;
 use vmctl::Endpoint;
 use vmd::{
+    allocator,
     config::{Config, DEFAULT_FILE, LogFormat, Overrides, Source, parse_metrics},
     containment::Containment,
     demo,
@@ -37,6 +38,8 @@ Machines are driven with vmctl, or by any gRPC client (service vmd.v1.VmService,
 Environment:
   VMD_LISTEN  where to listen, unless --listen says so; several separated by commas
   VMD_LOG     what to log, as in `VMD_LOG=debug` or `VMD_LOG=info,vmm=trace`
+  GLIBC_TUNABLES  how the C library deals with memory; unless it is set, vmd sets it so that memory of machines that have
+              gone goes back to the host
   As systemd sets them: NOTIFY_SOCKET and WATCHDOG_USEC (the service manager is told of start, reload, end and machines,
   and that the daemon is alive); LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES (sockets to listen on, instead of --listen)
 
@@ -151,6 +154,9 @@ impl Options {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Serve(_) = cli.command {
+        allocator::tune();
+    }
     // While there is but one thread.
     let sockets = match Sockets::from_env() {
         Ok(sockets) => sockets,

@@ -1,11 +1,11 @@
 //! Closing machines off every caller's path: in parallel, but not all at once.
 //!
 //! Closing a VM waits for its threads and for the kernel's RCU, tens of milliseconds during which nothing else has to
-//! wait. When no more machines come for a while, the heap's free pages go back to the host.
+//! wait. When no more machines come for a while, the daemon rests.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,13 +13,13 @@ use std::{
 
 use tokio::{sync::Semaphore, task, time::sleep};
 use tokio_util::task::TaskTracker;
-use tracing::Span;
-use vmm::heap;
+
+use crate::{Daemon, vm::Record};
 
 /// Machines closed at the same time: threads are left for other things.
-const PARALLEL: usize = 8;
+const PARALLEL: usize = 4;
 
-/// How long no machine was closed when the heap is trimmed.
+/// How long no machine was closed when the daemon rests.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Closes what it is given.
@@ -41,18 +41,25 @@ impl Default for Reaper {
 }
 
 impl Reaper {
-    /// Drops `machine` soon, on a thread where that may block.
-    pub(crate) fn close(&self, machine: impl Send + 'static) {
+    /// Drops `machine`, one of `daemon`, soon, on a thread where that may block.
+    pub(crate) fn close(
+        &self,
+        daemon: &Arc<Daemon>,
+        record: &Arc<Record>,
+        machine: impl Send + 'static,
+    ) {
         let permits = self.permits.clone();
-        let (span, closed) = (Span::current(), self.closed.clone());
+        let (record, closed) = (record.clone(), self.closed.clone());
+        let daemon = Arc::downgrade(daemon);
         self.tasks.spawn(async move {
             // The semaphore is never closed; without a permit it is dropped all the same.
             let _permit = permits.acquire_owned().await;
             // A panic while dropping is that machine's alone.
-            let _ = task::spawn_blocking(move || span.in_scope(|| drop(machine))).await;
+            let close = move || record.span().in_scope(|| drop(machine));
+            let _ = task::spawn_blocking(close).await;
             let number = closed.fetch_add(1, Ordering::Relaxed) + 1;
             // The daemon's end does not wait for that.
-            tokio::spawn(trim_if_last(closed, number));
+            tokio::spawn(rest_after(number, closed, daemon));
         });
     }
 
@@ -68,11 +75,12 @@ impl Reaper {
     }
 }
 
-/// Trims the heap, if machine `number` is still the last one that was closed when all has been quiet.
-async fn trim_if_last(closed: Arc<AtomicU64>, number: u64) {
+/// Has `daemon` rest, if machine `number` is still the last one that was closed when all has been quiet.
+async fn rest_after(number: u64, closed: Arc<AtomicU64>, daemon: Weak<Daemon>) {
     sleep(QUIET).await;
-    if closed.load(Ordering::Relaxed) == number {
-        // It does not panic.
-        let _ = task::spawn_blocking(heap::trim).await;
+    if closed.load(Ordering::Relaxed) == number
+        && let Some(daemon) = daemon.upgrade()
+    {
+        daemon.rest().await;
     }
 }

@@ -47,6 +47,11 @@ impl Registry {
         vms
     }
 
+    /// Gives back the memory of places that are free.
+    pub(crate) fn rest(&self) {
+        self.slots.shrink_to_fit();
+    }
+
     /// Frees the name of the machine with this name and id.
     pub(crate) fn remove(&self, name: &str, id: &str) {
         self.slots.remove_if(

@@ -10,10 +10,11 @@ use tracing::error;
 use vmm::confine::Filter;
 
 use super::{Confined, Containment, ContainmentError, capabilities};
+use crate::logging;
 
 /// Threads for what blocks: building and closing machines, reading the store. They are there from the start, so that the
 /// daemon that finds no thread for another vCPU still has its own.
-const HELPERS: usize = 16;
+const HELPERS: usize = 8;
 
 /// The same of the devices: disks without io_uring.
 const DEVICE_HELPERS: usize = 4;
@@ -46,6 +47,7 @@ impl Containment {
                 .max_blocking_threads(helpers)
                 .thread_keep_alive(HELPERS_KEPT)
                 .on_thread_start(move || {
+                    logging::prepare_spans();
                     let confined: Result<(), ContainmentError> = confine();
                     // The first thread has done as much; so it cannot fail but for memory.
                     if let Err(error) = confined {

@@ -7,32 +7,27 @@
 //!              -> Answered: the first's answer
 //!              -> Reused: the id is another call's
 //! ```
-//! With a store they outlive the daemon: an answer is stored before it is given.
+//! With a store they are there, and outlive the daemon: an answer is stored before it is given. In memory are those that
+//! could not be stored, or have no store.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tonic::Status as Refusal;
 use tracing::warn;
 
+use super::errors;
 use crate::{
     event_log::EventLog,
     store::{
-        Unavailable,
-        answers::{self, Answer, Key},
+        Store, Unavailable,
+        answers::{self, Answer, Index, Key, MAX_ANSWERS, MAX_BYTES, Sum, is_old},
     },
 };
-
-/// How many answers are kept, at most.
-const MAX_ANSWERS: usize = 10_000;
-/// How many bytes they, their ids and their requests have in all, at most.
-const MAX_BYTES: usize = 32 << 20;
-/// How long they are kept.
-const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A call: what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +46,8 @@ pub(super) struct Answers {
     inner: Mutex<Inner>,
     /// Which has the store.
     events: Arc<EventLog>,
-    restored: OnceCell<()>,
+    /// What the store has; `None` if that must be looked up. Only the writer changes it: what it is of is committed next.
+    stored: Arc<Mutex<Option<Index>>>,
 }
 
 #[derive(Default)]
@@ -59,9 +55,7 @@ struct Inner {
     calls: HashMap<Key, State>,
     /// Which there are answers to, oldest first, and when they came.
     kept: VecDeque<(SystemTime, Key)>,
-    bytes: usize,
-    /// Those that are still in the store.
-    forgotten: Vec<Key>,
+    sum: Sum,
 }
 
 enum State {
@@ -85,6 +79,7 @@ pub(super) enum Claim {
 pub(super) struct Ticket {
     answers: Arc<Answers>,
     key: Key,
+    call: Call,
     done: watch::Sender<Option<Outcome>>,
 }
 
@@ -94,20 +89,8 @@ impl Answers {
         Self {
             inner: Mutex::default(),
             events,
-            restored: OnceCell::new(),
+            stored: Arc::default(),
         }
-    }
-
-    /// Reads the answers of earlier daemons, if they were not yet.
-    pub(super) async fn restore(&self) -> Result<(), Unavailable> {
-        let read = async || {
-            if let Some(store) = self.events.store() {
-                let answers = store.read(answers::load).await?;
-                self.lock().restore(answers);
-            }
-            Ok(())
-        };
-        self.restored.get_or_try_init(read).await.copied()
     }
 
     /// Looks up `key`, and takes it if it is free.
@@ -122,130 +105,189 @@ impl Answers {
             Some(State::Answered(_, answer)) => Claim::Answered(answer.clone()),
             None => {
                 let (done, outcome) = watch::channel(None);
-                let state = State::UnderWay(call, outcome);
+                let state = State::UnderWay(call.clone(), outcome);
                 inner.calls.insert(key.clone(), state);
                 Claim::First(Ticket {
                     answers: self.clone(),
                     key,
+                    call,
                     done,
                 })
             }
         }
     }
 
-    /// Keeps the answer to a call that is under way.
-    async fn keep(&self, key: &Key, answer: Arc<[u8]>) {
-        let (answer, forgotten) = {
-            let mut inner = self.lock();
-            let Some(answer) = inner.keep(key, answer) else {
-                return;
-            };
-            (answer, std::mem::take(&mut inner.forgotten))
-        };
-        let Some(store) = self.events.store() else {
-            return;
-        };
+    /// Stores an answer.
+    async fn store(&self, store: &Store, answer: Answer) -> Result<(), Unavailable> {
+        let stored = self.stored.clone();
         let put = store.transact(move |connection| {
-            answers::forget(connection, &forgotten)?;
-            answers::insert(connection, &answer)
+            let mut stored = lock(&stored);
+            let mut index = match stored.take() {
+                Some(index) => index,
+                None => Index::read(connection)?,
+            };
+            answers::insert(connection, &answer, &mut index)?;
+            *stored = Some(index);
+            Ok(())
         });
-        // What it answers is stored: only a repeat at a later daemon will be a new call.
-        if let Err(error) = put.await {
-            warn!(id = key.id, %error, "the answer to a call with a request id is not stored");
+        let put = put.await;
+        if put.is_err() {
+            // It may have been done, and taken back.
+            *lock(&self.stored) = None;
         }
+        put
+    }
+
+    /// Whether the store may have an answer to this call.
+    async fn may_be_stored(&self, store: &Store, key: &Key) -> Result<bool, Unavailable> {
+        if let Some(index) = &*lock(&self.stored) {
+            return Ok(index.may_have(key));
+        }
+        let (stored, key) = (self.stored.clone(), key.clone());
+        let read = move |connection: &_| {
+            let mut stored = lock(&stored);
+            let index = match stored.take() {
+                Some(index) => index,
+                None => Index::read(connection)?,
+            };
+            Ok(stored.insert(index).may_have(&key))
+        };
+        store.transact(read).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
 impl Ticket {
+    /// Looks whether its call was served long ago: then that is the outcome, for whoever waits as well.
+    pub(super) async fn look_up(self) -> Result<Self, Outcome> {
+        let Some(store) = self.answers.events.store() else {
+            return Ok(self);
+        };
+        let find = async || {
+            if !self.answers.may_be_stored(store, &self.key).await? {
+                return Ok(None);
+            }
+            let key = self.key.clone();
+            let find = move |connection: &_| answers::find(connection, &key, SystemTime::now());
+            store.read(find).await
+        };
+        let outcome = match find().await {
+            Ok(None) => return Ok(self),
+            Ok(Some(found)) => {
+                let Answer {
+                    method,
+                    request,
+                    answer,
+                    ..
+                } = found;
+                if (Call { method, request }) == self.call {
+                    Ok(answer.into())
+                } else {
+                    Err(errors::request_id_reused(&self.key.id))
+                }
+            }
+            Err(error) => Err(errors::unavailable(error.to_string(), false)),
+        };
+        self.tell(outcome.clone());
+        Err(outcome)
+    }
+
     /// The call was served, or refused: whoever waits gets that.
     pub(super) async fn finish(self, outcome: Outcome) {
         if let Ok(answer) = &outcome {
-            self.answers.keep(&self.key, answer.clone()).await;
+            self.keep(answer).await;
         }
+        self.tell(outcome);
+    }
+
+    /// Keeps the answer.
+    async fn keep(&self, answer: &Arc<[u8]>) {
+        let time = SystemTime::now();
+        if let Some(store) = self.answers.events.store() {
+            let stored = Answer {
+                key: self.key.clone(),
+                time,
+                method: self.call.method.clone(),
+                request: self.call.request.clone(),
+                answer: answer.to_vec(),
+            };
+            match self.answers.store(store, stored).await {
+                Ok(()) => return,
+                // What it answers is stored: only a repeat at a later daemon will be a new call.
+                Err(error) => {
+                    warn!(id = self.key.id, %error, "the answer to a call with a request id is not stored");
+                }
+            }
+        }
+        self.answers.lock().keep(time, &self.key, answer.clone());
+    }
+
+    /// Tells whoever waits. When this is dropped, at the end, whoever comes finds the answer, or a free id.
+    fn tell(self, outcome: Outcome) {
         self.done.send_replace(Some(outcome));
     }
 }
 
 impl Drop for Ticket {
-    /// The id of a call that was not served is free.
+    /// It is not under way any more. The id of a call that was not served is free.
     fn drop(&mut self) {
-        let mut inner = self.answers.lock();
-        if let Some(State::UnderWay(..)) = inner.calls.get(&self.key) {
-            inner.calls.remove(&self.key);
-        }
+        self.answers.lock().over(&self.key);
     }
 }
 
 impl Inner {
-    /// Keeps the answer to a call that is under way; returns it as the store has it.
-    fn keep(&mut self, key: &Key, answer: Arc<[u8]>) -> Option<Answer> {
-        let Some(State::UnderWay(call, _)) = self.calls.remove(key) else {
-            return None;
-        };
-        let now = SystemTime::now();
-        let stored = Answer {
-            key: key.clone(),
-            time: now,
-            method: call.method.clone(),
-            request: call.request.clone(),
-            answer: answer.to_vec(),
-        };
-        self.insert(now, key.clone(), call, answer);
-        self.evict(now);
-        Some(stored)
-    }
-
-    fn restore(&mut self, stored: Vec<Answer>) {
-        for answer in stored {
-            let Answer {
-                key,
-                time,
-                method,
-                request,
-                answer,
-            } = answer;
-            self.insert(time, key, Call { method, request }, answer.into());
+    /// The call is not under way any more; its answer, if there is one here, stays.
+    fn over(&mut self, key: &Key) {
+        if let Some(State::UnderWay(..)) = self.calls.get(key) {
+            self.calls.remove(key);
         }
-        self.evict(SystemTime::now());
     }
 
-    fn insert(&mut self, time: SystemTime, key: Key, call: Call, answer: Arc<[u8]>) {
-        self.bytes += size(&key, &call, &answer);
+    /// Keeps the answer to a call that is under way.
+    fn keep(&mut self, time: SystemTime, key: &Key, answer: Arc<[u8]>) {
+        let Some(State::UnderWay(call, _)) = self.calls.remove(key) else {
+            return;
+        };
+        self.sum.count += 1;
+        self.sum.bytes += size(key, &call, &answer);
         self.kept.push_back((time, key.clone()));
-        self.calls.insert(key, State::Answered(call, answer));
+        self.calls
+            .insert(key.clone(), State::Answered(call, answer));
+        self.evict(time);
     }
 
     /// Forgets what is too much, or too old.
     fn evict(&mut self, now: SystemTime) {
-        // A clock that was set back makes nothing old.
-        let is_old = |since| {
-            now.duration_since(since)
-                .is_ok_and(|age: Duration| age >= MAX_AGE)
-        };
         while let Some((since, _)) = self.kept.front()
-            && (self.kept.len() > MAX_ANSWERS || self.bytes > MAX_BYTES || is_old(*since))
+            && (self.sum.count > MAX_ANSWERS || self.sum.bytes > MAX_BYTES || is_old(*since, now))
             && let Some((_, key)) = self.kept.pop_front()
         {
             if let Some(State::Answered(call, answer)) = self.calls.remove(&key) {
-                self.bytes -= size(&key, &call, &answer);
-                self.forgotten.push(key);
+                self.sum.count -= 1;
+                self.sum.bytes -= size(&key, &call, &answer);
             }
         }
     }
 }
 
-fn size(key: &Key, call: &Call, answer: &[u8]) -> usize {
-    key.caller.len() + key.id.len() + call.request.len() + answer.len()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn size(key: &Key, call: &Call, answer: &[u8]) -> i64 {
+    let bytes = key.caller.len() + key.id.len() + call.request.len() + answer.len();
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::store::{Log, Retention, Store};
+    use crate::store::{Log, Retention, answers::MAX_AGE};
 
     fn call(request: &str) -> Call {
         Call {
@@ -356,7 +398,7 @@ mod tests {
         for n in 0..MAX_ANSWERS + 10 {
             answer(&answers, &n.to_string(), b"").await;
         }
-        assert_eq!(answers.lock().calls.len(), MAX_ANSWERS);
+        assert_eq!(answers.lock().sum.count, MAX_ANSWERS);
         first(&answers, "9", "r");
         assert!(matches!(
             answers.claim(key("10"), call("r")),
@@ -364,11 +406,11 @@ mod tests {
         ));
 
         let answers = in_memory();
-        let large = vec![0; MAX_BYTES / 3];
+        let large = vec![0; usize::try_from(MAX_BYTES).unwrap() / 3];
         for id in ["a", "b", "c", "d"] {
             answer(&answers, id, &large).await;
         }
-        assert!(answers.lock().calls.len() < 4 && answers.lock().bytes <= MAX_BYTES);
+        assert!(answers.lock().calls.len() < 4 && answers.lock().sum.bytes <= MAX_BYTES);
         assert!(matches!(
             answers.claim(key("d"), call("r")),
             Claim::Answered(_)
@@ -381,7 +423,8 @@ mod tests {
         inner.evict(SystemTime::UNIX_EPOCH);
         assert!(!inner.calls.is_empty());
         inner.evict(SystemTime::now() + MAX_AGE);
-        assert!(inner.calls.is_empty() && inner.kept.is_empty() && inner.bytes == 0);
+        assert!(inner.calls.is_empty() && inner.kept.is_empty());
+        assert_eq!(inner.sum, Sum::default());
     }
 
     #[tokio::test]
@@ -395,25 +438,50 @@ mod tests {
             let (store, _) = Store::open(directory.path(), retention, 10).unwrap();
             let events = Arc::new(EventLog::stored_in(Arc::new(store), Log::Events));
             let answers = Arc::new(Answers::new(events.clone()));
-            answers.restore().await.unwrap();
             (answers, events)
         };
         let (answers, events) = open().await;
         answer(&answers, "a", b"done").await;
         answer(&answers, "b", b"").await;
-        // Forgotten here, and with the next answer in the store.
-        answers.lock().evict(SystemTime::now() + MAX_AGE);
-        answer(&answers, "c", b"so").await;
+        // They are not in memory.
+        assert!(answers.lock().calls.is_empty());
         events.close().await;
         drop((answers, events));
 
-        let (answers, _events) = open().await;
-        first(&answers, "a", "r");
-        assert!(matches!(answers.claim(key("c"), call("q")), Claim::Reused));
-        let Claim::Answered(found) = answers.claim(key("c"), call("r")) else {
-            panic!("not answered");
-        };
-        assert_eq!(&found[..], b"so");
-        assert_eq!(answers.lock().calls.len(), 1);
+        let (answers, events) = open().await;
+        for (id, request, expected) in [
+            ("a", "r", Some(&b"done"[..])),
+            ("b", "r", Some(b"")),
+            ("b", "q", None),
+        ] {
+            let ticket = first(&answers, id, request);
+            // Who comes meanwhile gets the same.
+            let Claim::UnderWay(mut repeat) = answers.claim(key(id), call(request)) else {
+                panic!("not under way");
+            };
+            let outcome = ticket.look_up().await.map(drop).unwrap_err();
+            let found = repeat.wait_for(Option::is_some).await.unwrap().clone();
+            for outcome in [outcome, found.unwrap()] {
+                match (outcome, expected) {
+                    (Ok(answer), Some(expected)) => assert_eq!(&answer[..], expected),
+                    (Err(refusal), None) => {
+                        assert_eq!(refusal.code(), tonic::Code::InvalidArgument, "{refusal}")
+                    }
+                    (outcome, expected) => panic!("{id}: {outcome:?}, not {expected:?}"),
+                }
+            }
+        }
+        let ticket = first(&answers, "c", "r").look_up().await;
+        assert!(ticket.is_ok(), "nobody has asked for it");
+        assert_eq!(answers.lock().calls.len(), 1, "it is under way");
+        drop(ticket);
+
+        // What cannot be stored is known here.
+        events.close().await;
+        answer(&answers, "d", b"so").await;
+        assert!(matches!(
+            answers.claim(key("d"), call("r")),
+            Claim::Answered(_)
+        ));
     }
 }

@@ -41,10 +41,10 @@ impl Service {
         method: &'static str,
         id: String,
         request: Request<Q>,
-        serve: impl FnOnce(Arc<Calls>, Request<Q>) -> F,
+        serve: impl FnOnce(Arc<Calls>, Request<Q>) -> F + Send + 'static,
     ) -> Result<Response<A>, Refusal>
     where
-        Q: Message,
+        Q: Message + 'static,
         A: Message + Default + 'static,
         F: Future<Output = Result<Response<A>, Refusal>> + Send + 'static,
     {
@@ -58,8 +58,6 @@ impl Service {
                 format!("an id has at most {MAX_ID} printable ASCII characters, no spaces");
             return Err(invalid_field("request_id", &problem));
         }
-        let restored = self.answers.restore().await;
-        restored.map_err(|error| errors::unavailable(error.to_string(), false))?;
         let call = Call {
             method: method.to_owned(),
             request: request.get_ref().encode_to_vec(),
@@ -70,9 +68,12 @@ impl Service {
         let key = Key { caller, id };
         let outcome: Outcome = match self.answers.claim(key.clone(), call) {
             Claim::First(ticket) => {
-                let served = serve(calls, request);
                 let task = async move {
-                    let served = served.await;
+                    let ticket = match ticket.look_up().await {
+                        Ok(ticket) => ticket,
+                        Err(known) => return decoded(method, known),
+                    };
+                    let served = serve(calls, request).await;
                     let outcome = match &served {
                         Ok(answer) => Ok(answer.get_ref().encode_to_vec().into()),
                         Err(refusal) => Err(refusal.clone()),
@@ -90,10 +91,15 @@ impl Service {
             Claim::Answered(answer) => Ok(answer),
             Claim::Reused => Err(errors::request_id_reused(&key.id)),
         };
-        let answer = A::decode(&*outcome?);
-        let answer = answer.map_err(|error| errors::internal(method, &error.to_string()))?;
-        Ok(Response::new(answer))
+        decoded(method, outcome)
     }
+}
+
+/// The answer to a call of `method` that was served before.
+fn decoded<A: Message + Default>(method: &str, outcome: Outcome) -> Result<Response<A>, Refusal> {
+    let answer = A::decode(&*outcome?);
+    let answer = answer.map_err(|error| errors::internal(method, &error.to_string()))?;
+    Ok(Response::new(answer))
 }
 
 /// The task of the first call broke down.

@@ -57,7 +57,8 @@ use self::{
 /// The database's name in the data directory.
 pub const FILE: &str = "vmd.db";
 
-/// Connections that read at the same time.
+/// Connections that read at the same time. They are there from the start, and stay: SQLite keeps the descriptor of one that
+/// is closed for as long as others have the file locked (its `os_unix.c`, "Posix Advisory Locking").
 const READERS: usize = 4;
 
 /// Which events are kept.
@@ -301,6 +302,18 @@ impl Store {
             .await
     }
 
+    /// Gives back memory that is kept for what comes next.
+    pub(crate) async fn rest(&self) {
+        self.shared.rest();
+        let shrink = |connection: &Connection| {
+            connection.flush_prepared_statement_cache();
+            connection.execute_batch("PRAGMA shrink_memory")
+        };
+        // Nothing depends on any of it.
+        self.readers.rest(shrink).await;
+        let _ = self.transact(shrink).await;
+    }
+
     /// Ends the writer, which does what it was given if it can. Blocks.
     pub fn close(&self) {
         // The last connection that closes tidies up: the writer's.
@@ -320,25 +333,41 @@ impl Drop for Store {
     }
 }
 
-/// Connections that only read: one, and more while many read.
+/// Connections that only read.
 struct Readers {
     path: PathBuf,
-    idle: Arc<Mutex<Option<Connection>>>,
+    /// `None` once the store is closed.
+    idle: Arc<Mutex<Option<Vec<Connection>>>>,
     permits: Semaphore,
 }
 
-fn lock(idle: &Mutex<Option<Connection>>) -> MutexGuard<'_, Option<Connection>> {
+fn lock(idle: &Mutex<Option<Vec<Connection>>>) -> MutexGuard<'_, Option<Vec<Connection>>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Readers {
     fn new(path: PathBuf) -> rusqlite::Result<Self> {
-        let first = schema::open_reader(&path)?;
+        let open = (0..READERS).map(|_| schema::open_reader(&path));
+        let open = open.collect::<rusqlite::Result<_>>()?;
         Ok(Self {
             path,
-            idle: Arc::new(Mutex::new(Some(first))),
+            idle: Arc::new(Mutex::new(Some(open))),
             permits: Semaphore::new(READERS),
         })
+    }
+
+    /// Has each that is idle do `shrink`.
+    async fn rest(&self, shrink: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static) {
+        let idle = self.idle.clone();
+        let each = move || {
+            let mut all = lock(&idle).as_mut().map(std::mem::take).unwrap_or_default();
+            all.retain(|connection| shrink(connection).is_ok());
+            if let Some(idle) = lock(&idle).as_mut() {
+                idle.append(&mut all);
+            }
+        };
+        // It does not panic.
+        let _ = task::spawn_blocking(each).await;
     }
 
     async fn read<T: Send + 'static>(
@@ -349,10 +378,13 @@ impl Readers {
         let _permit = self.permits.acquire().await;
         let (path, idle) = (self.path.clone(), self.idle.clone());
         let read = move || {
-            let kept = lock(&idle).take();
+            let kept = lock(&idle).as_mut().and_then(Vec::pop);
+            // One that failed is not used again.
             let connection = kept.map_or_else(|| schema::open_reader(&path), Ok)?;
             let answer = query(&connection)?;
-            lock(&idle).get_or_insert(connection);
+            if let Some(idle) = lock(&idle).as_mut() {
+                idle.push(connection);
+            }
             Ok(answer)
         };
         match task::spawn_blocking(read).await {

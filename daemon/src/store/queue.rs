@@ -189,6 +189,16 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    /// Gives back memory that nothing waits in.
+    pub(super) fn rest(&self) {
+        let mut queue = self.lock();
+        for log in Log::ALL {
+            queue.events.of_mut(log).shrink_to_fit();
+        }
+        queue.changes.shrink_to_fit();
+        queue.work.shrink_to_fit();
+    }
+
     pub(super) fn stop(&self) {
         let mut queue = self.lock();
         (queue.stop, queue.hurry) = (true, true);

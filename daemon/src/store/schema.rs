@@ -62,6 +62,11 @@ const BUSY: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut to this size when it was longer.
 const WAL_KEPT: u32 = 16 << 20;
 
+/// The writer's memory for pages, in KiB: rows are added at the end, and the host has the rest in its own cache.
+const CACHE_KIB: i32 = 128;
+/// That of each that reads: from one end to the other.
+const READERS_CACHE_KIB: i32 = 64;
+
 /// Where SQLite's file format has the beginning, the version, the application's id, and the end of the header.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const VERSION_AT: usize = 60;
@@ -126,6 +131,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "cache_size", -READERS_CACHE_KIB)?;
     Ok(connection)
 }
 
@@ -207,6 +213,7 @@ fn prepare(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result
     // A daemon that confines itself to its directories has no other for temporary files.
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! Tests of the store, with a database in a directory of its own.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::SystemTime};
+use std::{cell::RefCell, fs, os::unix::fs::PermissionsExt, time::SystemTime};
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 use vmd_proto::v1::VmStatus;
 
+use super::answers::{Answer, Index, Key, Sum};
 use super::*;
 use crate::event_log::{EventLog, ReadError};
 
@@ -407,7 +408,66 @@ async fn a_store_from_before_the_audit_trail_keeps_its_events() {
     assert_eq!(contents.newest, 1);
     assert_eq!(store.watermark(Log::Audit).get(), 0);
     // Whose it was is not known.
-    assert_eq!(store.read(answers::load).await, Ok(Vec::new()));
+    let index = store.read(Index::read).await.unwrap();
+    assert_eq!(index.sum, Sum::default());
+}
+
+#[test]
+fn answers_are_bounded_in_number_size_and_age() {
+    let directory = directory();
+    let connection = schema::open(&path(&directory)).unwrap();
+    let start = SystemTime::now();
+    let answer = |id: &str, size: usize, time| Answer {
+        key: Key {
+            caller: "uid 0".to_owned(),
+            id: id.to_owned(),
+        },
+        time,
+        method: "Stop".to_owned(),
+        request: Vec::new(),
+        answer: vec![0; size],
+    };
+    let index = RefCell::new(Index::read(&connection).unwrap());
+    let put = |answer| {
+        let mut index = index.borrow_mut();
+        answers::insert(&connection, &answer, &mut index).unwrap();
+        assert_eq!(Index::read(&connection).unwrap().sum, index.sum);
+        index.sum
+    };
+    let has = |id: &str, now| {
+        let key = answer(id, 0, now).key;
+        let found = answers::find(&connection, &key, now).unwrap().is_some();
+        // What is too old is there until the next comes.
+        assert!(index.borrow().may_have(&key) >= found, "{id}");
+        found
+    };
+    let third = usize::try_from(answers::MAX_BYTES).unwrap() / 3;
+    for id in ["a", "b", "c"] {
+        put(answer(id, third, start));
+    }
+    assert!(!has("a", start) && has("b", start) && has("c", start));
+    // The same again is not another.
+    let later = start + Duration::from_secs(1);
+    assert_eq!(put(answer("c", 1, later)).count, 2);
+    let end = start + answers::MAX_AGE;
+    assert!(!has("b", end) && has("c", end));
+    assert_eq!(put(answer("d", 1, end)).count, 2, "c and d");
+    put(answer("e", 1, end));
+    let none = end + Duration::from_secs(1);
+    assert_eq!(put(answer("f", 1, none)).count, 3, "all but c");
+    assert!(!index.borrow().may_have(&answer("c", 0, none).key));
+
+    let transaction = connection.unchecked_transaction().unwrap();
+    let mut index = Index::read(&transaction).unwrap();
+    for n in 0..answers::MAX_ANSWERS + 10 {
+        answers::insert(&transaction, &answer(&n.to_string(), 0, none), &mut index).unwrap();
+    }
+    assert_eq!(index.sum.count, answers::MAX_ANSWERS);
+    assert_eq!(Index::read(&transaction).unwrap().sum, index.sum);
+    for (id, is_kept) in [("9", false), ("10", true)] {
+        assert_eq!(index.may_have(&answer(id, 0, none).key), is_kept, "{id}");
+    }
+    drop(transaction);
 }
 
 #[test]

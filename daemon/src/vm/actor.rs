@@ -12,6 +12,7 @@
 mod start;
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, Weak},
     time::SystemTime,
 };
@@ -20,7 +21,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, error, info};
 use vmd_proto::v1::{
     Event,
     event::{self, Kind},
@@ -90,16 +91,15 @@ impl Actor {
         reservation: Reservation,
     ) {
         ends.parts.send_replace(live.parts());
-        let span = info_span!(parent: None, "machine", vm = %vm.record.name);
         let (actor, messages) = Self::new(daemon.clone(), vm, ends, Some(live), account);
-        span.in_scope(|| {
+        vm.record.span().in_scope(|| {
             actor.publish_with(
                 Kind::Created(Default::default()),
                 RunState::Prelaunch,
                 |_| reservation.fill(vm.clone()),
             );
         });
-        daemon.actors.spawn(actor.run(messages).instrument(span));
+        daemon.actors.spawn(actor.run(messages));
     }
 
     /// Shows a machine from the store to everybody, and starts its actor. Its guest is gone, if it had one.
@@ -109,7 +109,6 @@ impl Actor {
         ends: Ends,
         reservation: Reservation,
     ) {
-        let span = info_span!(parent: None, "machine", vm = %vm.record.name);
         let account = daemon.limits.recover(&vm.spec());
         let (mut actor, messages) = Self::new(daemon.clone(), vm, ends, None, account);
         // There is nothing to read, and nothing to come.
@@ -117,13 +116,14 @@ impl Actor {
         reservation.fill(vm.clone());
         let status = actor.status();
         if status.end.is_none() {
-            span.in_scope(|| actor.ended(EndKind::Lost, status.state));
+            let lost = || actor.ended(EndKind::Lost, status.state);
+            vm.record.span().in_scope(lost);
         } else if let Some(time) = status.next_start {
             let wait = time.duration_since(SystemTime::now()).unwrap_or_default();
             let wait = wait.min(status.spec.definition.restart.max_backoff);
             actor.next_start = Instant::now().checked_add(wait);
         }
-        daemon.actors.spawn(actor.run(messages).instrument(span));
+        daemon.actors.spawn(actor.run(messages));
     }
 
     fn new(
@@ -156,43 +156,52 @@ impl Actor {
     }
 
     async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) {
-        loop {
-            match self.wait(mailbox).await {
-                Wakeup::Pending => {
-                    // Nobody waits for an answer; a failure has been published.
-                    let _ = self.turn(None).await;
-                }
-                // Whoever asked has gone: nobody wants it any more.
-                Wakeup::Message(message) if message.is_abandoned() => {}
-                Wakeup::Message(Message::Command { command, reply }) => {
-                    // Whoever asked may go meanwhile.
-                    let _ = reply.send(self.command(command).await);
-                }
-                Wakeup::Message(Message::Device { command, reply }) => {
-                    let _ = reply.send(self.device(command).await);
-                }
-                Wakeup::Message(Message::Start { paused, reply }) => {
-                    let _ = reply.send(self.start(paused).await);
-                }
-                Wakeup::Message(Message::Record { reply }) => {
-                    // A recording that nobody takes ends with its first line.
-                    let _ = reply.send(self.record());
-                }
-                Wakeup::Message(Message::Update { update, reply }) => {
-                    let _ = reply.send(self.update(*update).await);
-                }
-                Wakeup::Message(Message::Delete { force, only, reply }) => {
-                    let deleted = self.delete(force, only).await;
-                    let gone = deleted.is_ok();
-                    let _ = reply.send(deleted);
-                    if gone {
-                        return;
-                    }
-                }
-                Wakeup::Restart => self.restart().await,
-                Wakeup::Orphaned => return,
-            }
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue() {
+            let wakeup = self.wait(mailbox).await;
+            // Not for as long as the machine lives: there are many, and few act at a time.
+            let span = self.record.span();
+            flow = self.act(wakeup).instrument(span).await;
         }
+    }
+
+    async fn act(&mut self, wakeup: Wakeup) -> ControlFlow<()> {
+        match wakeup {
+            Wakeup::Pending => {
+                // Nobody waits for an answer; a failure has been published.
+                let _ = self.turn(None).await;
+            }
+            // Whoever asked has gone: nobody wants it any more.
+            Wakeup::Message(message) if message.is_abandoned() => {}
+            Wakeup::Message(Message::Command { command, reply }) => {
+                // Whoever asked may go meanwhile.
+                let _ = reply.send(self.command(command).await);
+            }
+            Wakeup::Message(Message::Device { command, reply }) => {
+                let _ = reply.send(self.device(command).await);
+            }
+            Wakeup::Message(Message::Start { paused, reply }) => {
+                let _ = reply.send(self.start(paused).await);
+            }
+            Wakeup::Message(Message::Record { reply }) => {
+                // A recording that nobody takes ends with its first line.
+                let _ = reply.send(self.record());
+            }
+            Wakeup::Message(Message::Update { update, reply }) => {
+                let _ = reply.send(self.update(*update).await);
+            }
+            Wakeup::Message(Message::Delete { force, only, reply }) => {
+                let deleted = self.delete(force, only).await;
+                let gone = deleted.is_ok();
+                let _ = reply.send(deleted);
+                if gone {
+                    return ControlFlow::Break(());
+                }
+            }
+            Wakeup::Restart => self.restart().await,
+            Wakeup::Orphaned => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
     }
 
     async fn wait(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> Wakeup {
@@ -316,14 +325,19 @@ impl Actor {
             revision: before.revision + 1,
         });
         if let Some(account) = &self.account {
-            self.daemon.limits.relabel(account, &spec)?;
+            self.daemon.limits.relabel(account, &spec.labels)?;
         }
         let share = spec.definition.cpu_share;
         if let Some(live) = &mut self.live
             && share != before.definition.cpu_share
         {
             let set = live.share(&self.daemon, &self.record.id, share).await;
-            set.map_err(super::CreateError::from)?;
+            if let Err(error) = set {
+                if let Some(account) = &self.account {
+                    account.keep_labels(&before.labels);
+                }
+                return Err(super::CreateError::from(error).into());
+            }
         }
         let updated = event::Updated {
             fields,
@@ -390,7 +404,8 @@ impl Actor {
         });
         self.ended(kind, live.requests.state());
         // While the threads are there: they leave the group.
-        self.daemon.reaper.close((live.cpu_group, live.main_loop));
+        let closed = (live.cpu_group, live.main_loop);
+        self.daemon.reaper.close(&self.daemon, &self.record, closed);
     }
 
     /// What it took of the limits is free, but for its place.
